@@ -245,7 +245,7 @@ def _require_one_grid(cases: Sequence[Case]) -> None:
       try:
         volumes.on_grid(path, np.broadcast_to(0, other), own, case.image[0], shape, affine)
       except volumes.UnsureError:
-        raise
+        continue  # the check refuses the scan when it is read
       except InputError as error:
         suffix = bids_files.parse(case.image[0].name)[1]
         raise InputError(

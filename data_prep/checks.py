@@ -28,8 +28,8 @@ def read(
   """
   volume = volumes.along(read_case(case), settings['slice_axis'])
   volume = missing.fill(volume) if settings.get('nan_is_lowest') else volume
-  known = {name: settings[name] for name in ('classes', 'modalities')}
-  return volume, find_problems(volume, **known, source=case)
+  classes, modalities = settings['classes'], settings['modalities']
+  return volume, find_problems(volume, classes=classes, modalities=modalities, source=case)
 
 
 def find_problems(

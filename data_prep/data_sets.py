@@ -44,10 +44,10 @@ class About:
 
 
 class Problem(NamedTuple):
-  """A file that lacks its counterpart."""
+  """A scan that cannot be used: a file is missing, was not fetched, or contradicts another."""
 
   case: str  # name by which data.exclude leaves it out
-  text: str  # line that says what is missing, where, and what to do
+  text: str  # line that says what is wrong, where, and what to do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Scans:
 
 
 class Unpaired(InputError):
-  """Scans without a mask or masks without a scan, beside the cases with both."""
+  """Scans that cannot be used, see `Problem`, beside the cases that can."""
 
   def __init__(self, problems: Sequence[Problem], cases: Sequence[Case]):
     super().__init__(problems[0].text)
@@ -192,6 +192,23 @@ def find(config: ConfigDict) -> Scans:
   place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
   contents = Contents(data_dir(config) / config.data.name / f'contents_{place}.json')
   return Scans(cases, unpaired, contents, tuple(unused), external)
+
+
+def find_external(config: ConfigDict) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
+  """Finds the external test set alone: its scans, () if there is none, and what is wrong there.
+
+  Those of data.exclude are left out. Nothing depends on the scans of the run, which may be gone.
+  """
+  data_set, folder = find_module(config), raw_dir(config)
+  if not hasattr(data_set, 'find_external'):
+    return (), ()
+  cases, problems = data_set.find_external(folder, config.data)
+  _require_names(folder, [case.case for case in cases])
+  exclude = config.data.exclude
+  return (
+    tuple(case for case in cases if case.case not in exclude),
+    tuple(problem for problem in problems if problem.case not in exclude),
+  )
 
 
 def _require_names(folder: Path, names: Sequence[str]) -> None:

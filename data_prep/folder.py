@@ -121,7 +121,7 @@ def find_cases(raw_dir: Path, data: ConfigDict) -> list[Case]:
 
 
 def find_external(raw_dir: Path, data: ConfigDict) -> tuple[list[Case], list[data_sets.Problem]]:
-  """Returns the scans of the external test set, [] if there is none, and masks without an image."""
+  """Returns the scans of the external test set, [] if there is none, and problems of others."""
   if data.images or not (raw_dir / 'dataset.json').is_file():
     return [], []
   described = dataset_json.read(raw_dir)

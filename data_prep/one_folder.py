@@ -91,7 +91,7 @@ def _find_listed(raw_dir: Path, described: Description) -> tuple[Files, list[Pro
         f'{path}: lists {len(images)} images of {name}; expected {len(described.channels)} '
         f'({", ".join(described.channels)}), or one with all of them. Correct the file.'
       )
-    elif absent := [file for file in (*images, label) if not file.is_file()]:
+    elif absent := [file for file in (*images, label) if not named_files.is_there(file)]:
       alone[name] = f'{absent[0]}: is missing, but dataset.json lists it as of {name}; add it.'
     elif strange := [f for f in (*images, label) if named_files.name_of(f) is None]:
       alone[name] = (
@@ -109,11 +109,11 @@ def _present(images: tuple[Path, ...], channels: int) -> tuple[Path, ...]:
   """Returns the images of a list, or the files CASE_0000, ... that nnU-Net v1 lists as CASE."""
   first = images[0]
   name = named_files.name_of(first)
-  if len(images) > 1 or first.is_file() or not name:
+  if len(images) > 1 or named_files.is_there(first) or not name:
     return images
   ending = first.name[len(name) :]
   numbered = [first.with_name(f'{name}_{number:04d}{ending}') for number in range(channels)]
-  return tuple(numbered) if any(path.is_file() for path in numbered) else images
+  return tuple(numbered) if any(map(named_files.is_there, numbered)) else images
 
 
 def _channels_of(

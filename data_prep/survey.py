@@ -1,7 +1,10 @@
 """Figures of one scan, comparable with those of others, and a picture of it."""
 
+import collections
 import dataclasses
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,6 +14,7 @@ from data_prep import placement, reduction, slice_order
 from thrifty_jax import labels
 from thrifty_jax.scans import dicom_file, overlays, slices, volumes
 from thrifty_jax.scans.volumes import Case, Volume
+from thrifty_jax.words import list_some
 
 PERCENTILES = (0.5, 50, 99.5)
 _SAMPLES = 1 << 20  # voxels of a channel, evenly spread, for its percentiles
@@ -41,7 +45,7 @@ class Scan:
   kept: np.ndarray | None = None
   # Whether each foreground class lacks a slice between others of contours, [K - 1]; () of others.
   gaps: tuple[bool, ...] = ()
-  unsure: str = ''  # how the axes are taken if the file does not say where they point
+  unsure: str = ''  # files that do not say where their axes point, and how these are taken
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
@@ -91,8 +95,16 @@ def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:
     constant=tuple(np.flatnonzero(voxels.min(axis=0) == voxels.max(axis=0)).tolist()),
     kept=_measure_kept(volume.truth, data, regions),
     gaps=_find_gaps(volume, label, source, data.slice_axis),
-    unsure=volumes.find_unsure(source.image[0]),
+    unsure=_describe_unsure((*source.image, *source.label)),
   )
+
+
+def _describe_unsure(paths: Sequence[Path]) -> str:
+  """Returns `Scan.unsure` of the files of a scan, with their names."""
+  found = collections.defaultdict(list)
+  for path in paths:
+    found[volumes.find_unsure(path)].append(f'{path.parent.name}/{path.name}')
+  return '; '.join(f'{list_some(names)}: {text}' for text, names in found.items() if text)
 
 
 def _find_gaps(

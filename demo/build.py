@@ -103,7 +103,7 @@ def network_files(folder: Path) -> dict[str, bytes]:
   """
   from thrifty_jax.exporting import export_folder  # imports JAX
 
-  about = export_folder.read(folder)
+  about = export_folder.read(folder, names=('model.onnx',))
   if 'model.onnx' not in about['files']:
     raise InputError(f'--export={folder}: has no model.onnx; export with --format=onnx')
   of_pictures = about.get('unit') == 'pixels'

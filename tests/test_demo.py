@@ -24,6 +24,7 @@ from demo import build
 from demo.packages import ITK_WASM, ONNX_RUNTIME, PACKAGES
 from thrifty_jax import config as configs
 from thrifty_jax import export, files, model_folder, predict
+from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
 from thrifty_jax.scans import overlays, pictures, volumes
 
@@ -603,6 +604,16 @@ def test_an_export_that_the_page_cannot_run_is_refused(tmp_path, capsys, changes
   assert build.main([f'--export={folder}', f'--output={tmp_path / "site"}']) == 2
   assert text in only_error(capsys)
   assert not (tmp_path / 'site').exists()
+
+
+def test_networks_that_the_page_does_not_run_need_not_be_there(tmp_path):
+  folder = an_export(tmp_path / 'exported')
+  about = files.read_json(folder / 'preprocessing.json')
+  about['files']['model.stablehlo'] = {'sha256': 'of a file that was left out'}
+  files.write_json(folder / 'preprocessing.json', about)
+  assert build.network_files(folder)['model.onnx'] == b'network'
+  with pytest.raises(InputError, match='model.stablehlo'):
+    export_folder.read(folder)
 
 
 @pytest.mark.parametrize('site', SITES)

@@ -447,7 +447,7 @@ _EVALUATE = {
   ),
   'flips': Setting(False, SWITCH, 'Averages over the flips that the augmentation has.'),
   'threshold_floor': Setting(
-    False, SWITCH, 'Scores thresholds on intensity, strong for some tissues.'
+    False, SWITCH, 'Scores thresholds on intensity, strong for some tissues; for at most 7 labels.'
   ),
 }
 _COMPARE = {

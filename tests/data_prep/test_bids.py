@@ -325,6 +325,16 @@ def forget_directions(there):
     nibabel.save(nibabel.Nifti1Image(voxels, affine if mirrored else None), path)
 
 
+def test_a_channel_that_may_be_a_mirror_image_is_one_scan_of_the_check(there, config, tmp_path):
+  forget_directions(there)
+  data_sets.resolve(config, data_sets.find(config), ())
+  message = f'^1 error in 6 scans: .*{SCANS[0]}_T1w.nii.gz: its header .*exclude="..{SCANS[0]}'
+  with pytest.raises(InputError, match=message):
+    check(config, tmp_path / 'run')
+  config.data.exclude = (SCANS[0],)
+  check(config, tmp_path / 'run')
+
+
 @pytest.mark.parametrize(
   ('spoil', 'message'),
   [

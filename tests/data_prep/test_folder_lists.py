@@ -176,13 +176,18 @@ UNFETCHED = {  # files, and which of them is named
 
 
 @pytest.mark.parametrize('name', UNFETCHED)
-@pytest.mark.parametrize('by_folders', [False, True])
-def test_scans_that_were_not_fetched_do_not_vanish(raw, config, name, by_folders):
+@pytest.mark.parametrize('layout', ['found', 'listed', 'listed as of nnU-Net v1', 'two folders'])
+def test_scans_that_were_not_fetched_do_not_vanish(raw, config, name, layout):
   files, named = UNFETCHED[name]
   part = files[-1].split('/')[0][-2:]
   (raw / 'labelsTs').mkdir()
   shutil.copy(raw / 'labelsTr' / 'scan_000.nii.gz', raw / 'labelsTs' / 'scan_004.nii.gz')
   unfetch(*(raw / f'{file}.nii.gz' for file in files))
+  if layout == 'listed':
+    describe(raw, dataset={name: entry(name) for name in NAMES})
+  if layout == 'listed as of nnU-Net v1':
+    describe(raw, training=[pair(name) for name in NAMES])
+  by_folders = layout == 'two folders'
   if by_folders:
     for path in sorted((raw / f'images{part}').glob('[!.]*')):
       path.rename(path.with_name(path.name.replace('_0000', '')))

@@ -17,7 +17,7 @@ from thrifty_jax import config as configs
 from thrifty_jax.scans import pictures, slices, volumes
 from thrifty_jax.scans.volumes import Case, Volume
 
-SOURCE = Case(case='a', patient='p', image=(Path('scan'),), label=(Path('mask.nii.gz'),))
+SOURCE = Case(case='a', patient='p', image=(Path('scan'),), label=(Path('mask'),))
 
 
 @pytest.fixture
@@ -174,5 +174,9 @@ def test_a_file_that_does_not_say_where_its_axes_point_is_noted(volume, data, tm
   path = tmp_path / 'a.nii'
   path.write_bytes(handmade_nifti.content(**handmade_nifti.NO_FORM))
   case = dataclasses.replace(SOURCE, image=(path,))
-  assert 'L, A, S' in survey.measure(volume, case, data).unsure
+  told = survey.measure(volume, case, data).unsure
+  assert told.startswith(f'{tmp_path.name}/a.nii: its header') and 'L, A, S' in told
+  channel = dataclasses.replace(SOURCE, image=(*SOURCE.image, path))
+  mask = dataclasses.replace(SOURCE, label=(path,))
+  assert [survey.measure(volume, one, data).unsure for one in (channel, mask)] == [told, told]
   assert survey.measure(volume, SOURCE, data).unsure == ''

@@ -138,6 +138,36 @@ def test_a_channel_that_may_be_a_mirror_image_of_the_other_is_refused(tmp_path, 
 
 
 @pytest.mark.parametrize('unsure', [0, 1])
+def test_a_channel_that_may_be_one_though_it_lies_half_a_voxel_away_is_refused(tmp_path, unsure):
+  affine = np.diag((-1.0, 1, 1, 1))  # as that of a file without a form, but for its place
+  affine[:3, 3] = 0.7, -1, -1.5
+  paths = [write(tmp_path / f'a_000{k}.nii', 2, 3, 4, affine=affine) for k in (0, 1)]
+  nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.int16), None), paths[unsure])
+  (source,) = sources.find(tmp_path, channels=2)
+  message = (
+    rf'a_000{unsure}.nii: its header does not say .* of a_000{1 - unsure}.nii does; expected'
+  )
+  with pytest.raises(InputError, match=message):
+    sources.read(source)
+  affine[0, 3] = 0.5  # then they are stored alike
+  write(paths[1 - unsure], 2, 3, 4, affine=affine)
+  assert 'taken to point to L, A, S' in sources.read(source)[1].unsure
+
+
+def test_a_mask_that_is_mirrored_across_its_only_slice_is_stored_alike(tmp_path):
+  nameless = nibabel.Nifti1Image(np.arange(12, dtype=np.int16).reshape(3, 4, 1), None)
+  nibabel.save(nameless, tmp_path / 'scan.nii')
+  affine = nibabel.Nifti1Image.from_filename(tmp_path / 'scan.nii').affine
+  nibabel.save(
+    nibabel.Nifti1Image(nameless.get_fdata().astype(np.uint8), affine @ np.diag((1, 1, -1, 1))),
+    tmp_path / 'mask.nii',
+  )
+  case = volumes.Case('a', 'a', (tmp_path / 'scan.nii',), (tmp_path / 'mask.nii',))
+  volume = read_case(case)
+  np.testing.assert_array_equal(volume.truth, volume.image[..., 0])
+
+
+@pytest.mark.parametrize('unsure', [0, 1])
 def test_a_mask_that_may_be_a_mirror_image_of_its_scan_is_refused(tmp_path, unsure):
   affine = np.diag((1.0, 1, 1, 1))
   affine[:3, 3] = -0.5, -1, -1.5

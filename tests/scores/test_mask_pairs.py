@@ -66,12 +66,20 @@ def test_a_mask_whose_axes_are_in_another_order_lies_on_its_truth(folders):
 
 
 @pytest.mark.parametrize('which', [0, 1])
-@pytest.mark.parametrize('name', ['b', 'c'])
-def test_a_link_to_a_file_that_was_not_fetched_is_refused(folders, which, name):
-  path = folders[which] / f'{name}.nii.gz'
-  path.unlink(missing_ok=True)
+def test_a_link_to_a_file_that_was_not_fetched_is_refused(folders, which):
+  path = folders[which] / 'b.nii.gz'
+  path.unlink()
   path.symlink_to('annex/none')
   refuse(folders, f'{path}: is a link to a file that is not there; expected the file. Fetch it')
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_a_link_that_pairs_with_nothing_is_left_over_as_any_file(folders, which):
+  path = folders[which] / 'c.nii.gz'
+  path.symlink_to('annex/none')
+  found = mask_pairs.find(*folders)
+  assert [pair.case for pair in found.pairs] == ['a', 'b']
+  assert (found.unused, found.missing)[which] == (path,)
 
 
 def test_a_mask_that_may_be_a_mirror_image_of_its_truth_is_refused(folders):

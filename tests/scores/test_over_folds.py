@@ -31,11 +31,11 @@ def cases(names, seed):
   return found
 
 
-def write_fold(workdir, fold, scored):
+def write_fold(workdir, fold, scored, floors=('mean_mask',)):
   """A fold as evaluation leaves it."""
   folder = workdir / f'fold_{fold}' / 'evaluate'
   folder.mkdir(parents=True)
-  rows = list(summaries.make_rows(scored, CLASSES, {'mean_mask': scored}))
+  rows = list(summaries.make_rows(scored, CLASSES, dict.fromkeys(floors, scored)))
   summaries.write_rows(folder / 'scores.csv', rows)
   mean, classes = summaries.summarise(scored, CLASSES, Figures)
   overlaps = [dataclasses.replace(case, volumes=()) for case in scored]
@@ -47,7 +47,7 @@ def write_fold(workdir, fold, scored):
     patient_names={'test': names}, slices={'test': 7},
     cases=tuple(Case(name, name) for name in names), parameters=1000 + 100 * fold,
     largest_component=('b',) * (fold == 1), mean=mean, classes=classes, floor_dsc=0.5,
-    floors={'mean_mask': floor},
+    floors=dict.fromkeys(floors, floor),
     weights_sha256=(f'weights of fold {fold}',),
     having={
       'train': {'a': 9, 'b': 9}, 'validation': {'a': 3, 'b': 0},
@@ -89,6 +89,28 @@ def test_the_figures_are_those_of_all_patients_at_once(tmp_path, folds):
   assert floor.mean.dsc_mean == pytest.approx(together.dsc_mean, abs=1e-6)
   assert floor.training_dsc == pytest.approx(0.55)
   assert summary.floor_dsc == floor.mean.dsc_mean
+
+
+@pytest.mark.parametrize(
+  ('of_folds', 'shared'),
+  [
+    ((('mean_mask', 'intensity_thresholds'), ('mean_mask',)), ['mean_mask']),
+    ((('mean_mask',), ('mean_mask', 'intensity_thresholds')), ['mean_mask']),
+    ((('mean_mask',), ('intensity_thresholds',)), []),
+  ],
+)
+def test_floors_are_those_that_all_folds_have(tmp_path, of_folds, shared):
+  folds = [
+    write_fold(tmp_path, fold, cases('xyab'[2 * fold :][:2], fold), floors)
+    for fold, floors in enumerate(of_folds)
+  ]
+  summary = over_folds.write(tmp_path, folds)
+  assert [*summary.floors] == shared and (summary.floor_dsc is None) == (not shared)
+  with (tmp_path / 'evaluate' / 'scores.csv').open() as file:
+    rows = [*csv.DictReader(file)]
+  columns = [name for name in rows[0] if name.endswith(('mask_dsc', 'thresholds_dsc'))]
+  assert len(rows) == 8 and columns == [f'{name}_dsc' for name in shared]
+  assert tables.format_evaluation(summary)
 
 
 def test_the_summary_tells_folds_apart_where_they_differ(tmp_path, folds):

@@ -2,7 +2,8 @@
 
 A mask of a scan unlike all that a network saw may look as sure as any other. Intensities are those
 of slices as the network sees them, which compare whatever a scanner's unit; lengths are those of
-the native grid. Ranges say nothing of single patients.
+the native grid. Ranges say nothing of single patients. An export has a copy of this file beside its
+script, so it needs numpy alone.
 """
 
 from collections.abc import Mapping, Sequence

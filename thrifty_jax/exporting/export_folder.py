@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -125,10 +125,11 @@ def require_place(output: Path, *, overwrite: bool) -> None:
   files.require_writable(f'--output={output}', output.absolute().parent)
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path, *, names: Collection[str] | None = None) -> dict[str, Any]:
   """Returns preprocessing.json of an export whose networks are as they were written.
 
-  Anything else is an InputError.
+  Anything else is an InputError. Files of networks that are not among `names` need not be there;
+  None are all.
   """
   path = folder / 'preprocessing.json'
   about = files.read_json(path) if path.is_file() else None
@@ -136,6 +137,8 @@ def read(folder: Path) -> dict[str, Any]:
   if not isinstance(about, dict) or about.get('format') != FORMAT or not isinstance(networks, dict):
     raise InputError(f'{folder}: is no export; make one by python -m thrifty_jax.export')
   for name, found in networks.items():
+    if names is not None and name not in names:
+      continue
     network = folder / name
     files.require_file(network)
     digest = hashlib.sha256(network.read_bytes()).hexdigest()

@@ -60,6 +60,11 @@ def name_of(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
   return path.name[: -len(ending)] if ending else None
 
 
+def is_there(path: Path) -> bool:
+  """Returns whether a path is a file, or a link to one that was not fetched."""
+  return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def describe_unfetched(paths: Iterable[Path]) -> str:
   """Returns the words that refuse links of which only the names were fetched; '' if none is."""
   for path in paths:

@@ -43,7 +43,8 @@ class Grid:
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
   series: Path | None = None  # folder of a DICOM series
   picture: Path | None = None  # file of a picture, whose affine is none of a patient
-  unsure: str = ''  # what `volumes.find_unsure` returns of the file
+  # What `volumes.find_unsure` returns of the first channel whose header says nothing of its axes.
+  unsure: str = ''
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def read(source: Source) -> tuple[Volume, Grid]:
   volumes.require_affine(source.channels[0], affine)
   image = image[..., None] if image.ndim == 3 else image
   volume = Volume(image, None, affine, source.name, source.name)
-  return volume, _grid_of(source.channels[0], affine)
+  return volume, _grid_of(source.channels, affine)
 
 
 def open_picture(source: Source) -> tuple[pictures.Rows, Grid]:
@@ -132,7 +133,20 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     volumes.on_grid(path, channel, other, paths[0], first.shape, affine)
     for path, (channel, other) in zip(paths[1:], others, strict=True)
   ]
+  _require_equally_sure(paths, [affine, *(other for _, other in others)])
   return np.stack([first, *turned], axis=-1) if others else first, affine
+
+
+def _require_equally_sure(paths: Sequence[Path], affines: Sequence[np.ndarray]) -> None:
+  """Refuses channels of which only some say where their axes point: others may be mirrored.
+
+  With one affine, [4, 4], as stored, they are made of one another, and lie voxel on voxel.
+  """
+  if np.allclose(affines, affines[0]):
+    return
+  unsure = {bool(volumes.find_unsure(path)): path for path in paths}
+  if len(unsure) > 1:
+    volumes.require_sure(unsure[True], unsure[False])
 
 
 def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -145,12 +159,13 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
   return volumes.read_nifti(path) if volumes.is_nifti(path) else volumes.read_metaimage(path)
 
 
-def _grid_of(path: Path, affine: np.ndarray) -> Grid:
+def _grid_of(paths: Sequence[Path], affine: np.ndarray) -> Grid:
+  """Returns the geometry of a scan, of the file of each channel."""
+  path, unsure = paths[0], next(filter(None, map(volumes.find_unsure, paths)), '')
   if path.is_dir() or named_files.name_of(path) is None:
-    return Grid(affine, series=path if path.is_dir() else None)
+    return Grid(affine, series=path if path.is_dir() else None, unsure=unsure)
   if pictures.is_picture(path):
     return Grid(affine, picture=path)
-  unsure = volumes.find_unsure(path)
   if volumes.is_nifti(path):
     return Grid(affine, nifti=nifti.read_header(path).header, unsure=unsure)
   header = volumes.itk_header(path)

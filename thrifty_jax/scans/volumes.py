@@ -299,12 +299,14 @@ def on_grid(
     affine = affine @ nibabel.orientations.inv_ornt_aff(turn, voxels.shape)
     voxels = nibabel.apply_orientation(voxels, turn)
   require_grid(path, voxels.shape, affine, scan, scan_shape, scan_affine)
-  if not np.array_equal(turn, _UNTURNED):  # else both are stored alike, voxel on voxel
-    _require_sure(path, scan)
+  lengths = np.take(voxels.shape, turn[:, 0].astype(int))  # as in the file
+  # Else both are stored alike, voxel on voxel.
+  if ((turn != _UNTURNED).any(axis=1) & (lengths > 1)).any():
+    require_sure(path, scan)
   return voxels
 
 
-def _require_sure(path: Path, scan: Path) -> None:
+def require_sure(path: Path, scan: Path) -> None:
   """Refuses a file and its scan if the header of one does not say where its axes point."""
   unsure = [one for one in (path, scan) if find_unsure(one)]
   if unsure:

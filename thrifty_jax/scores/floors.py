@@ -16,8 +16,10 @@ from thrifty_jax.scores import metrics
 DEPTH_BINS = 8  # parts of a scan along its slices, each with its own mean mask
 MASK_THRESHOLDS = np.linspace(0.02, 0.9, 45)  # candidates for the mean mask
 INTENSITY_LEVELS = 1024  # bins of the histograms that intensity thresholds are fitted on
-TRIES = 120_000  # most choices of thresholds and order of labels; more labels coarsen the grid
+COMBINATIONS = 20_000  # most choices of thresholds; more labels coarsen the grid
+TRIES = 12_000_000  # most choices of thresholds and order of labels, likewise
 MOST_LABELS = 7  # that thresholds are fitted for: more have too many orders
+_AT_ONCE = 1 << 18  # choices and orders that are scored together, for the memory
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,16 @@ def fit_thresholds(
   combinations = np.asarray(list(itertools.combinations(grid, count - 1)))
   edges = np.pad(combinations, ((0, 0), (1, 1)), constant_values=((0, 0), (0, INTENSITY_LEVELS)))
   orders = list(itertools.permutations(range(count)))
-  scores = _dsc_of_bands(below, edges, np.asarray(orders), of_classes)
-  order, place = np.unravel_index(scores.argmax(), scores.shape)
-  thresholds = tuple(float(level) / INTENSITY_LEVELS for level in combinations[place])
-  return IntensityThresholds(thresholds, orders[order], float(scores.max()), regions)
+  best, places = np.full(len(orders), -1.0), np.zeros(len(orders), int)  # of each order
+  step = max(1, _AT_ONCE // len(orders))
+  for start in range(0, len(edges), step):
+    scores = _dsc_of_bands(below, edges[start : start + step], np.asarray(orders), of_classes)
+    better = scores.max(axis=1) > best
+    places[better] = start + scores[better].argmax(axis=1)
+    best = np.maximum(best, scores.max(axis=1))
+  order = int(best.argmax())
+  thresholds = tuple(float(level) / INTENSITY_LEVELS for level in combinations[places[order]])
+  return IntensityThresholds(thresholds, orders[order], float(best[order]), regions)
 
 
 def _scores_of_labels(count: int, regions: labels.Regions) -> np.ndarray:
@@ -173,17 +181,22 @@ def _dsc_of_bands(
   [orders, labels]; `of_classes` says which labels each foreground class has, [labels, K - 1].
   """
   band_of_label = np.argsort(orders, axis=1)  # [orders, labels]
+  # The sets of bands that each class can have, [sets, bands of a set], and that of each order.
+  sets = [
+    np.unique(np.sort(band_of_label[:, own], axis=1), axis=0, return_inverse=True)
+    for own in of_classes.T
+  ]
   total = np.zeros((len(orders), len(edges)))
   scored = np.zeros_like(total)
   for patient in below:
     # Pixels of each label in each band, [labels, choices, labels], the band first.
     pixels = np.moveaxis(patient[edges[:, 1:]] - patient[edges[:, :-1]], 1, 0)
     scores = []
-    for own in of_classes.T:
-      inside = pixels[band_of_label[:, own]].sum(1)  # [orders, choices, labels]
-      truth = np.broadcast_to(patient[-1, own].sum(), total.shape)
+    for own, (bands, of_order) in zip(of_classes.T, sets, strict=True):
+      inside = pixels[bands].sum(1)  # [sets, choices, labels]
+      truth = np.broadcast_to(patient[-1, own].sum(), inside.shape[:2])
       counts = [inside[..., own].sum(-1), inside.sum(-1), truth]
-      scores.append(metrics.dsc(np.stack(counts, axis=-1)))
+      scores.append(metrics.dsc(np.stack(counts, axis=-1))[of_order.reshape(-1)])
     means = metrics.mean_of_scored(np.stack(scores), axis=0)
     total += np.nan_to_num(means)
     scored += ~np.isnan(means)
@@ -194,7 +207,8 @@ def _quantile_grid(histogram: np.ndarray, classes: int) -> np.ndarray:
   """Levels at even quantiles of the intensities above 0, ascending, without duplicates."""
   sizes = range(classes, 257)
   orders = math.factorial(classes)
-  size = max(size for size in sizes if orders * math.comb(size, classes - 1) <= TRIES)
+  most = min(COMBINATIONS, TRIES // orders)
+  size = max(size for size in sizes if math.comb(size, classes - 1) <= most)
   foreground = np.cumsum(histogram[1:])
   wanted = np.linspace(0, foreground[-1], size, endpoint=False)
   levels = np.unique(np.searchsorted(foreground, wanted, side='right') + 1)

@@ -63,8 +63,8 @@ def find(
 ) -> Found:
   """Pairs the masks and truths of two folders; `patients` is a CSV file with case,patient.
 
-  `option` named the masks. An InputError says that nothing pairs, or that something does in two
-  ways.
+  `option` named the masks. An InputError says that nothing pairs, that something does in two ways,
+  or that a file of a pair was not fetched.
   """
   if masks.resolve() == truths.resolve():
     raise InputError(
@@ -78,8 +78,6 @@ def find(
   found = named_files.find(masks, endings=named_files.ENDINGS, option=option)
   found = {name: path for name, path in found.items() if not _is_added(name, found)}
   true = named_files.find(truths, endings=named_files.ENDINGS, option='--truths')
-  if text := named_files.describe_unfetched([*found.values(), *true.values()]):
-    raise InputError(text)
   _require_one_kind(found, true)
   try:
     pairing = pairs.pair([*true], [*found])
@@ -94,6 +92,9 @@ def find(
       f'{masks}: no mask pairs with a truth in {truths}: {first.name} and {other.name}; expected '
       'equal names, or the same text added to all. Rename files or correct the folders.'
     )
+  paired = [path for name, mask in pairing.masks.items() for path in (found[mask], true[name])]
+  if text := named_files.describe_unfetched(paired):
+    raise InputError(text)
   of_case = {name: name for name in pairing.masks}
   if patients:
     of_case = named_files.read_patients(patients, [*pairing.masks])

@@ -128,7 +128,8 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
 
   Returns:
     The summary. `fold` lists the folds and `of_folds` their differences; `parameters` and
-    `pooled_2d_dsc` are means over the folds. `run` is the folder of the fold of a case.
+    `pooled_2d_dsc` are means over the folds. `run` is the folder of the fold of a case. Floors are
+    those that all folds have.
 
   Raises:
     InputError: If a file is missing or damaged.
@@ -136,11 +137,15 @@ def write(workdir: Path | str, folds: Sequence[Path]) -> Evaluated:
   folder = Path(workdir) / 'evaluate'
   scored = [read_scored(run / 'evaluate') for run in folds]
   found = [one.summary for one in scored]
-  rows = [row for one in scored for row in one.rows]
   first, joined = found[0], join(scored)
-  floors = {
-    name: _join_floors(name, rows, [one.floors[name] for one in found]) for name in first.floors
-  }
+  shared = [name for name in first.floors if all(name in one.floors for one in found)]
+  left_out = {f'{name}_dsc' for one in found for name in one.floors if name not in shared}
+  rows = [
+    {column: text for column, text in row.items() if column not in left_out}
+    for one in scored
+    for row in one.rows
+  ]
+  floors = {name: _join_floors(name, rows, [one.floors[name] for one in found]) for name in shared}
   summary = dataclasses.replace(
     first,
     fold=tuple(one.fold for one in scored),
