@@ -74,6 +74,34 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypa
   assert still[0].startswith(f'.{writing}.') and still[1:] == sorted(others)
 
 
+def test_what_matches_is_found_at_every_depth_but_through_no_link(tmp_path, monkeypatch):
+  for path in ('checkpoints/1', 'seed_0/checkpoints/2', 'seed_0/a/3', 'gone/checkpoints/4'):
+    (tmp_path / path).mkdir(parents=True)
+  (tmp_path / 'away' / 'checkpoints' / '5').mkdir(parents=True)
+  within, link = tmp_path / 'seed_0', tmp_path / 'gone' / 'link'
+  link.symlink_to(tmp_path / 'away')
+  found = {path.relative_to(tmp_path).as_posix() for path in files.find_below(tmp_path, 'a', '*/2')}
+  assert found == {'seed_0/a', 'seed_0/checkpoints/2'}
+  pattern = 'checkpoints/[0-9]'
+  expected = {*tmp_path.glob(f'**/{pattern}')}
+  assert {*files.find_below(tmp_path, pattern)} == expected and len(expected) == 4
+  (within / 'checkpoints').rename(tmp_path / 'elsewhere')
+  (within / 'checkpoints').symlink_to(tmp_path / 'elsewhere')  # one that is named is followed
+  assert {*files.find_below(tmp_path, pattern)} == expected
+  assert not [*files.find_below(tmp_path / 'nowhere', '*')]
+  scandir = os.scandir
+
+  def vanished(path):
+    if 'gone' in str(path):
+      raise FileNotFoundError(path)
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', vanished)
+  assert {*files.find_below(tmp_path, pattern)} == {
+    path for path in expected if 'gone' not in str(path)
+  }
+
+
 def names(folder):
   return sorted(path.name for path in folder.iterdir())
 

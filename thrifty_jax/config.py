@@ -285,7 +285,8 @@ def _validate_training(config: ConfigDict, stage: str) -> None:
   if stage == 'retrain':
     within = f'0 or at least retrain.least_steps, {section.least_steps}'
     _require(config, 'retrain.most_steps', lambda v: not v or v >= section.least_steps, within)
-  raced = config.model.name == 'lean' and searches(config)  # all that race have batch norms
+  # Drawn and known networks have batch norms; a model to start from brings a genotype of its own.
+  raced = config.model.name == 'lean' and searches(config) and not config.retrain.start_from
   if stage == 'retrain' and (raced or config.model.norm == 'batch'):
     norms = 'batch norms' if raced else "model.norm 'batch'"
     whole = f'1 with {norms}, whose statistics are of a whole batch; lower the batch_size'

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fnmatch
 import functools
 import hashlib
 import json
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,19 @@ def sweep(paths: Iterable[Path]) -> None:
       with contextlib.suppress(OSError):  # another process removes it too, or may alone
         if time.time() - path.stat().st_mtime > _STALE_SECONDS:
           shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def find_below(folder: Path, *patterns: str) -> Iterator[Path]:
+  """Yields what matches one of the patterns in a folder or, but for links, in any folder below it.
+
+  Unlike `Path.rglob` it passes over a folder that another process removes meanwhile.
+  """
+  for place, folders, others in os.walk(folder):
+    for pattern in patterns:
+      first, _, _ = pattern.partition('/')
+      if fnmatch.filter([*folders, *others], first):  # which is faster than a glob
+        with contextlib.suppress(FileNotFoundError):
+          yield from Path(place).glob(pattern)
 
 
 def in_home(*parts: str) -> Path:

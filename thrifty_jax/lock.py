@@ -43,12 +43,7 @@ def hold(*folders: Path, stage: str = 'all', wait: bool = False) -> Generator[No
       folder = folders[locked.index(False)]
       say(f'{folder}: this folder cannot be locked here; make sure that no other process uses it')
     for folder in folders:
-      files.sweep(
-        Path(place, name)
-        for place, inner, names in os.walk(folder)  # unlike rglob passes over one that vanishes
-        for name in (*inner, *names)
-        if name.startswith('.')
-      )
+      files.sweep(files.find_below(folder, '.*'))
     yield
 
 

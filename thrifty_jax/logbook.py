@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from thrifty_jax import files, records
 
+FILE = 'metrics.jsonl'  # in the folder of a stage
 _STILL_SECONDS = 30  # between lines of what goes on, where there is no terminal
 _NUMBERS = re.compile(r'-?\d+(?:\.\d+)?')
 _FEW_ALIKE = 3  # lines that differ in numbers alone are printed
@@ -36,7 +37,7 @@ class Logbook:
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
-    self.path = Path(folder) / 'metrics.jsonl'
+    self.path = Path(folder) / FILE
     self.path.parent.mkdir(parents=True, exist_ok=True)
     self._followers: list[Callable[[Mapping[str, Any]], None]] = []
 

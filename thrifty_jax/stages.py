@@ -57,7 +57,7 @@ class Stage:
   def is_begun(self, workdir: Path) -> bool:
     """Whether it is done or would resume from a checkpoint."""
     # Several searches have a folder each.
-    found = (workdir / self.name).glob('**/checkpoints/*')
+    found = files.find_below(workdir / self.name, 'checkpoints/*')
     return any(path.name.isdigit() for path in found) or self.is_done(workdir)
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
@@ -198,7 +198,7 @@ def find_begun(workdir: Path, *, beside: bool = True) -> list[str]:
   """
   begun = [stage.name for stage in (SEARCH, RETRAIN) if stage.is_begun(workdir)]
   for name in _TRAININGS if beside else ():
-    if any(path for trained in _TRAINED for path in (workdir / name).glob(f'**/{trained}')):
+    if any(files.find_below(workdir / name, *_TRAINED)):
       begun.append(name)
   return begun
 

@@ -191,6 +191,19 @@ def test_a_scan_of_the_set_can_be_left_out(there, config):
   assert not data_sets.find(config).unpaired
 
 
+def test_the_set_is_found_alone_where_the_scans_of_the_run_were_not_fetched(there, config):
+  external_cases = data_sets.find(config).external
+  for path in [*there.glob('*Tr/*')]:
+    path.unlink()
+    path.symlink_to('annex/none')
+  assert data_sets.find_external(config) == (external_cases, ())
+  rename_mask(there)
+  _, (problem,) = data_sets.find_external(config)
+  assert problem.case == 'other' and 'its scan other is missing' in problem.text
+  config.data.exclude = ('other',)
+  assert data_sets.find_external(config) == ((), ())
+
+
 # --- what is scored
 
 
@@ -214,21 +227,23 @@ def settings_of(workdir):
   return configs.from_json(json.loads((workdir / 'config.json').read_text()))
 
 
-def test_the_scores_are_those_of_predict_and_evaluate(random, made, tmp_path):
+def test_the_scores_are_those_of_predict_and_evaluate(random, there, tmp_path):
   done = random(tmp_path / 'random')
   config = settings_of(done)
+  config.data.raw_dir = str(there)
+  shutil.rmtree(there / 'labelsTr')  # whatever became of the scans of the run
   assert external.score(config, done, done)
   assert not external.score(config, done, done)  # twice
   summary = records.read(done / EXTERNAL / 'summary.json', ScoredMasks)
   assert summary.mean.dsc and summary.mean.dsc.mean > 0
   assert [case.patient for case in summary.cases] == [PATIENT] and not summary.missing
-  given = [f'--input={made / "imagesTs"}', f'--output={tmp_path / "masks"}']
+  given = [f'--input={there / "imagesTs"}', f'--output={tmp_path / "masks"}']
   assert predict.main([f'--model={done}', *given]) == 0
   mask = f'{CASE}.nii.gz'  # as nnU-Net names it
   own = (done / EXTERNAL / 'masks' / mask).read_bytes()
   assert (tmp_path / 'masks' / mask).read_bytes() == own
-  folders = [f'--masks={tmp_path / "masks"}', f'--truths={made / "labelsTs"}']
-  folders.append(f'--patients={made / "patients.csv"}')
+  folders = [f'--masks={tmp_path / "masks"}', f'--truths={there / "labelsTs"}']
+  folders.append(f'--patients={there / "patients.csv"}')
   assert evaluate.main([*folders, f'--output={tmp_path / "scores"}']) == 0
   other = records.read(tmp_path / 'scores' / 'summary.json', ScoredMasks)
   assert summary.mean == other.mean and summary.classes == other.classes
@@ -237,13 +252,18 @@ def test_the_scores_are_those_of_predict_and_evaluate(random, made, tmp_path):
   assert rows[0] == rows[1] and len(rows[0]) == 3
 
 
-def test_scans_of_the_run_that_are_moved_into_the_set_are_not_scored(random, there, tmp_path):
-  done = random(tmp_path / 'random')
+def move_scan(there):
+  """Moves a scan for training into the set."""
   for path in [*there.glob('*Tr/scan_003*')]:
     path.rename(there / path.parent.name.replace('Tr', 'Ts') / path.name)
   described = json.loads((there / 'dataset.json').read_text())
   described['numTraining'] = PATIENTS
   (there / 'dataset.json').write_text(json.dumps(described))
+
+
+def test_scans_of_the_run_that_are_moved_into_the_set_are_not_scored(random, there, tmp_path):
+  done = random(tmp_path / 'random')
+  move_scan(there)
   config = settings_of(done)
   config.data.raw_dir = str(there)
   (moved, _) = data_sets.find(config).external
@@ -305,6 +325,17 @@ def test_a_set_that_came_after_the_scores_is_named_with_what_to_do(done, made, t
   assert 'external test set: 1 patient' in capsys.readouterr().out
   assert run(made, copied) == 0
   assert 'not scored yet' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('spoil', [rename_mask, share_patient, move_scan])
+def test_scores_are_not_to_be_removed_for_a_set_that_cannot_be_scored(spoil, done, there, tmp_path):
+  copied = shutil.copytree(done, tmp_path / 'copied')
+  shutil.rmtree(copied / EXTERNAL)
+  config = settings_of(copied)
+  config.data.raw_dir = str(there)
+  assert 'is not scored yet' in external.tell_changes(config, copied)
+  spoil(there)
+  assert not external.tell_changes(config, copied)
 
 
 def test_several_folds_are_averaged_as_predict_does(random, made, tmp_path, capsys):

@@ -34,6 +34,15 @@ def test_folds_and_a_file_that_makes_one_split_are_refused_together(tmp_path):
   with pytest.raises(InputError, match=r'splits.json: makes one split; leave out --folds, or move'):
     folds.make_commands(command)
   assert folds.make_commands(dataclasses.replace(command, folds=())) != []
+  assert len(folds.make_commands(dataclasses.replace(command, stage='report'))) == 2
+
+
+@pytest.mark.parametrize('stage', ['front', 'compare'])
+def test_folds_beside_a_front_or_a_comparison_do_not_mind_its_split(stage, tmp_path):
+  (tmp_path / 'splits.json').write_text('{}')
+  (tmp_path / stage).mkdir()
+  command = Command(configs.default(), 'x.py', tmp_path, 'all', folds=(0, 1))
+  assert len(folds.make_commands(command)) == 2
 
 
 def test_a_report_leaves_a_comparison_as_it_is_whose_networks_were_trained_anew(

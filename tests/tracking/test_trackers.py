@@ -10,7 +10,7 @@ import pytest
 from tracker_files import READERS, mlflow_run, read_tensorboard, wandb_records
 
 from thrifty_jax import config as configs
-from thrifty_jax import settings
+from thrifty_jax import logbook, settings
 from thrifty_jax.errors import InputError
 from thrifty_jax.tracking import journal, stores, trackers
 from thrifty_jax.tracking.trackers import Trackers
@@ -168,6 +168,7 @@ def test_a_training_that_begins_anew_is_another_run_with_the_lines_of_searches(t
   first = journal.Journal(config, tmp_path, begins='search')
   for stage, step in (('search', 7), ('retrain', 4), ('evaluate', 0), ('search', 14)):
     first.add(stage, step, {'dsc': 0.5})
+    logbook.Logbook(tmp_path / stage).truncate(0)
   again = journal.Journal(config, tmp_path)
   assert again.head == first.head and again.lines == first.lines
   anew = journal.Journal(config, tmp_path, begins='retrain')
@@ -179,16 +180,33 @@ def test_a_training_that_begins_anew_is_another_run_with_the_lines_of_searches(t
   assert other.head == anew.head and other.lines == anew.lines
 
 
-@pytest.mark.parametrize(('resumed_at', 'loss'), [(0, 0.25), (4, 0.5)])
+def test_searches_that_were_removed_begin_anew_as_one_run_without_the_old_figures(tmp_path):
+  config, seeds = config_with(), [f'search/seed_{seed}' for seed in range(3)]
+  books = []
+  for loss in (0.5, 0.25):
+    for stage in seeds:
+      books.append(journal.Journal(config, tmp_path, begins=stage))
+      logbook.Logbook(tmp_path / stage).truncate(0)
+      books[-1].add(stage, 4, {'loss': loss})
+    shutil.rmtree(tmp_path / 'search')
+  ids = [book.head.id for book in books]
+  assert len({*ids[:3]}) == len({*ids[3:]}) == 1 and ids[0] != ids[3]
+  lines = [(line.stage, line.figures['loss']) for line in books[-1].lines]
+  assert lines == [(stage, 0.25) for stage in seeds]
+
+
+@pytest.mark.parametrize(('was_removed', 'loss'), [(True, 0.25), (False, 0.5)])
 def test_figures_of_a_training_that_was_removed_are_not_those_of_the_next(
-  resumed_at, loss, tmp_path
+  was_removed, loss, tmp_path
 ):
   pytest.importorskip('tensorboardX')
-  for step, value in ((0, 0.5), (resumed_at, 0.25)):
-    progress = autosave.Progress(state=types.SimpleNamespace(step=step))
+  for value in (0.5, 0.25):  # the second begins at the first step too, as if the first was killed
+    progress = autosave.Progress(state=types.SimpleNamespace(step=0))
     saved = autosave.Autosave(config_with('tensorboard'), tmp_path / 'retrain', 'retrain', progress)
     with saved.looping(steps=4, slices_of=str):
       saved.log.append({'epoch': 1, 'step': 4, 'loss': value})
+    if was_removed and value == 0.5:
+      shutil.rmtree(tmp_path / 'retrain')
   assert read_tensorboard(tmp_path)['retrain/loss'] == [(4, loss)]
 
 

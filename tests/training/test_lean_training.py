@@ -138,8 +138,10 @@ def test_the_cells_refuse_microbatches_and_a_lean_network_the_setting():
   config.model.update({'name': 'lean', 'norm': 'none'})  # which races
   with pytest.raises(InputError, match='microbatches is 2; expected 1 with batch norms, .* batch'):
     configs.validate(config)
-  config.genotype = __file__  # whose norm the genotype has
-  configs.validate(config)
+  for name in ('genotype', 'retrain.start_from'):  # whose norm the genotype has
+    given = config.copy_and_resolve_references()
+    given.update_from_flattened_dict({name: __file__})
+    configs.validate(given)
   config.model.norm = 'batch'
   with pytest.raises(InputError, match=r"norm is 'batch'; expected 'none' with the model 'lean'"):
     configs.validate(config)

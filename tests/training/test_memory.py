@@ -93,6 +93,13 @@ def test_what_fits_is_told_with_what_there_is(told):
     # Batch norms take statistics of a whole batch.
     (1.2, {'norm': 'batch', 'platform': 'cpu'}, 'set --config.retrain.batch_size=6, or a smaller'),
     (1.2, {'platform': 'cpu'}, 'one slice are too large; set a smaller config.data.image_size'),
+    # Also refused where a training goes on, which keeps these settings.
+    (1.2, {'remat': True}, 'network, in another --workdir if retrain is half done'),
+    (
+      1.2,
+      {'remat': True, 'stage': 'search'},
+      'config.search.channels, in another --workdir if search is half done',
+    ),
   ],
 )
 def test_the_least_change_that_fits_is_named(told, room, settings, expected):
@@ -194,6 +201,7 @@ SMALLER = 'set --config.retrain.batch_size=6, or take a smaller config.data.imag
     ('compare', 'thrifty', FINER),
     ('retrain', 'unet', FINER),
     ('front', 'lean', OF_LEAN),
+    ('front', 'thrifty', OF_LEAN),  # its networks have batch norms whatever the model
     ('planes', 'lean', SMALLER),
     ('evaluate', 'lean', 'set --config.evaluate.batch_size=8'),
   ],

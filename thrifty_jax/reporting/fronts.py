@@ -16,10 +16,9 @@ from thrifty_jax.reporting import inputs, plots
 from thrifty_jax.run_files import Raced
 
 TITLES = {'search': 'The race', 'front': 'The front'}  # folder -> heading
-KINDS = {'unet': 'narrow U-Net', 'genotype': 'given genotype'}  # source -> kind; else lean
-COLOURS = {
-  'lean network': plots.ACCENT, 'narrow U-Net': plots.SECOND, 'given genotype': plots.MUTED,
-}  # fmt: skip
+# Source of a network -> words for its kind and their colour; all others are lean.
+KINDS = {'unet': ('narrow U-Net', plots.SECOND), 'genotype': ('given genotype', plots.MUTED)}
+LEAN = ('lean network', plots.ACCENT)
 
 
 def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
@@ -82,7 +81,7 @@ def draw(raced: Sequence[Raced], *, budgets: Sequence[float], part: str, name: s
     figure, axes = plots.start_front(part)
     for budget in budgets:
       axes.axvline(budget, color=plots.MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    for kind, colour in COLOURS.items():
+    for kind, colour in (LEAN, *KINDS.values()):
       shown = [one for one in raced if kind_of(one) == kind and one.validation_dsc is not None]
       for one in shown:
         _draw_dot(axes, one, colour, is_finalist=one.rung == last)
@@ -132,7 +131,8 @@ def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
 
 def kind_of(one: Raced) -> str:
   """Returns the kind of a network in words."""
-  return KINDS.get(one.source, 'lean network')
+  words, _ = KINDS.get(one.source, LEAN)
+  return words
 
 
 def _beside(one: Raced, taken: Raced) -> str:

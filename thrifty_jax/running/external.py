@@ -86,21 +86,22 @@ def tell_changes(config: ConfigDict, workdir: Path) -> str:
   images, truths = (data_sets.raw_dir(config) / name for name in ('imagesTs', _LABELS))
   remedy = f'remove {workdir / "evaluate"} and run --stage=evaluate'
   if not (workdir / EXTERNAL / 'summary.json').exists():
-    has_come = os.path.isdir(truths) and _has_scans(config)  # False also where it may not look
+    # False also where it may not look.
+    has_come = os.path.isdir(truths) and _can_be_scored(config, workdir)
     return f'; {truths} is not scored yet: to score it {remedy}' if has_come else ''
   if _is_done(workdir, [*images.glob('*'), *truths.glob('*')]):
     return ''
   return f'; files of the external test set have changed since: to score them anew {remedy}'
 
 
-def _has_scans(config: ConfigDict) -> bool:
-  """Returns whether there is a set that could be scored."""
-  from data_prep import data_sets
-
+def _can_be_scored(config: ConfigDict, workdir: Path) -> bool:
+  """Returns whether there is a set that `score` would not refuse."""
   try:
-    return bool(data_sets.find(config).external)
+    cases = _find(config, workdir, workdir)
+    _require_other_patients(cases, config, workdir)
   except InputError:  # that of a run that is done needs no raw scans
     return False
+  return bool(cases)
 
 
 def _is_done(workdir: Path, files: Sequence[Path]) -> bool:
@@ -128,10 +129,10 @@ def _find(config: ConfigDict, workdir: Path, place: Path) -> Sequence[Case]:
       remedy = f'to score it put it back, remove {place / "evaluate"} and run --stage=evaluate'
       logbook.say('external', f'not scored: {truths} is not there; {remedy}')
     return []
-  scans = data_sets.find(config)
-  if scans.unpaired:
-    raise InputError(scans.unpaired[0].text)
-  return scans.external
+  cases, problems = data_sets.find_external(config)
+  if problems:
+    raise InputError(problems[0].text)
+  return cases
 
 
 def _require_other_patients(cases: Sequence[Case], config: ConfigDict, place: Path) -> None:

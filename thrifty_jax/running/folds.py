@@ -10,6 +10,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.running.command_line import Command
 
 _RUN = ('search', 'retrain', 'model')  # results of a run of one fold in its workdir
+_BESIDE = ('front', 'compare')  # results beside the folds, whose stages write a splits.json too
 
 
 def make_commands(command: Command) -> list[Command]:
@@ -30,7 +31,8 @@ def make_commands(command: Command) -> list[Command]:
     raise InputError(
       f'{workdir}: holds {found[0]}/ of a run of one fold; use another --workdir for --folds'
     )
-  if (path := workdir / split_file.FILE).exists():
+  path, is_by_run = workdir / split_file.FILE, any((workdir / name).exists() for name in _BESIDE)
+  if path.exists() and not is_by_run and command.stage != stages.REPORT.name:
     raise InputError(f'{path}: makes one split; leave out --folds, or move the file away')
   data = command.config.data
   if data.validation_patients or data.test_patients:

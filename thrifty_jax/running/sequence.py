@@ -132,6 +132,12 @@ def _refuse_contradictions(command: Command) -> None:
       f'--stage={command.stage}: does not start from a model, whose genotype is settled; leave out '
       '--config.retrain.start_from'
     )
+  if command.stage == stages.FRONT.name and command.config.retrain.microbatches > 1:
+    raise InputError(
+      f'config.retrain.microbatches is {command.config.retrain.microbatches}; expected 1 with '
+      '--stage=front, whose networks have batch norms, with statistics of a whole batch; lower '
+      'retrain.batch_size'
+    )
   if command.stage in alone[1:] and command.config.retrain.teacher in TEACHERS:
     raise InputError(
       f'--stage={command.stage}: all networks have one teacher; expected a model that is there '

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import files, records, stages
+from thrifty_jax import files, logbook, records, stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.settings import SETTINGS, TRAINING
 
@@ -52,8 +52,8 @@ class Journal:
   """The journal of a run, in <workdir>/trackers/journal.jsonl.
 
   An epoch that a resumed training repeats stands in it once. A training with other settings is
-  another run: it begins a new journal. So does one that is at its first step again, with the lines
-  of other searches.
+  another run: it begins a new journal. So does one that was removed and begins again, with the
+  lines of the searches that are still there.
   """
 
   def __init__(self, config: ConfigDict, workdir: Path, *, begins: str = ''):
@@ -62,7 +62,8 @@ class Journal:
     Args:
       config: Settings of the run.
       workdir: Folder of the run.
-      begins: Name of the stage, as in its lines, whose training is at its first step; '' if none.
+      begins: Name of the stage, as in its lines, whose training has nothing in its folder yet; ''
+        if none.
     """
     self.folder = workdir / FOLDER
     self._path = self.folder / _FILE
@@ -74,7 +75,7 @@ class Journal:
       head, lines = self._read()
       if not _is_another(head, self.head):
         if begins in {line.stage for line in lines}:
-          self.lines = _keep_searches(lines, without=begins)
+          self.lines = _keep_searches(lines, workdir, without=begins)
         else:
           self.head, self.lines = dataclasses.replace(head, private=self.head.private), lines
     # Also removes what a crash has left of a last line.
@@ -129,13 +130,17 @@ def _digest_private(config: ConfigDict) -> str:
   return files.digest_json([texts, shape])
 
 
-def _keep_searches(lines: list[Line], *, without: str) -> list[Line]:
-  """Returns the lines of searches, numbered anew, but those of the one that begins again.
+def _keep_searches(lines: list[Line], workdir: Path, *, without: str) -> list[Line]:
+  """Returns the lines of the searches that are still there, but the one that begins; numbered anew.
 
   Other stages are the one that begins, or follow from it.
   """
-  kept = [line for line in lines if line.stage.startswith(stages.SEARCH.name)]
-  kept = [line for line in kept if line.stage != without]
+  there = {
+    stage
+    for stage in {line.stage for line in lines} - {without}
+    if stage.startswith(stages.SEARCH.name) and (workdir / stage / logbook.FILE).exists()
+  }
+  kept = [line for line in lines if line.stage in there]
   return [dataclasses.replace(line, number=number) for number, line in enumerate(kept)]
 
 

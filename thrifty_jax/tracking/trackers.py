@@ -28,8 +28,8 @@ class Trackers:
       config: Settings of the run, whose `trackers` are to be opened.
       workdir: Folder of the run.
       stage: Name of the stage in the figures' names.
-      begins: Whether a training is at its first step. What trackers have of an earlier training of
-        the stage stays theirs, and they get a new run.
+      begins: Whether a training has nothing in its folder yet. What trackers have of an earlier one
+        of the stage, which was removed, stays theirs, and they get a new run.
     """
     self.stage = stage
     self._journal = Journal(config, workdir, begins=stage if begins else '')

@@ -140,9 +140,12 @@ class Autosave:
       self._require_plan(notes['planned'][-1])
       progress.take_up(mesh.place_like(hosts.share_first_arrays(arrays), like), notes)
       logbook.say('resumed', f'after step {progress.step}, in epoch {progress.epoch + 1}')
+    # A training that was killed before its first state has the file that is written here.
+    begins = not progress.step and not self.log.path.exists()
     self.log.truncate(progress.epoch)
     self._require_lines()
-    self._trackers = self._track(config) if config.trackers and hosts.is_first() else None
+    is_tracked = config.trackers and hosts.is_first()
+    self._trackers = self._track(config, begins=begins) if is_tracked else None
 
   def _require_plan(self, before: int) -> None:
     """Refuses fewer epochs than those of a training that goes on."""
@@ -162,11 +165,11 @@ class Autosave:
         f'{self._folder} and run the stage again'
       )
 
-  def _track(self, config: ConfigDict) -> Trackers:
+  def _track(self, config: ConfigDict, *, begins: bool) -> Trackers:
     """Returns the trackers of the run, which follow the logbook from its first line on."""
     places = [self._folder, *self._folder.parents]
     workdir = next(place for place in places if place.name == self._stage).parent
-    name, begins = self._folder.relative_to(workdir).as_posix(), not self._progress.step
+    name = self._folder.relative_to(workdir).as_posix()
     trackers = Trackers(config, workdir, name, begins=begins)
     self.log.follow(trackers.add)
     return trackers

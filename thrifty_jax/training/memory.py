@@ -121,22 +121,24 @@ def _need(step: Any, examples: Sequence[Examples], *, copies: int) -> Need | Non
 
 def _remedy(config: ConfigDict, stage: str, need: Need, room: int, *, on_cpu: bool) -> str:
   """Returns the least change that fits: temporary memory falls with the size of a microbatch."""
-  settings = config[stage]
+  settings, whole = config[stage], _is_whole(config, stage)
   streaming = ' --config.data.device_budget_bytes=0' if need.resident else ''
   changes = [(settings.microbatches, 0, streaming)] if streaming else []
   for resident, flag in ((need.resident, ''), (0, streaming)):
-    changes += [(parts, resident, flag) for parts in _finer(config, stage)]
+    changes += [(parts, resident, flag) for parts in _finer(settings, whole=whole)]
   for parts, resident, flag in changes:
     about = need.fixed + resident + need.temporary * settings.microbatches // parts
     if about <= room:
       finer = f' --config.{stage}.microbatches={parts}' if parts > settings.microbatches else ''
       return f'set{finer}{flag}, which needs about {_in_words(about)}'
   finest = f'microbatches of one slice are too large; set{streaming}'
-  if _is_whole(config, stage):
+  if whole:
     finest = f'set --config.retrain.batch_size={max(1, settings.batch_size // 2)}, or{streaming}'
   if not (on_cpu or settings.remat):  # XLA for the CPU undoes it
     finest += f' --config.{stage}.remat=True, or'
-  return f'{finest} a smaller config.data.image_size or {_WIDTH[stage]}'
+  smaller = f'a smaller config.data.image_size or {_WIDTH[stage]}'
+  # A training that has a checkpoint refuses these, see stages.refuse_changes.
+  return f'{finest} {smaller}, in another --workdir if {stage} is half done'
 
 
 def _advice(config: ConfigDict, stage: str) -> str:
@@ -145,14 +147,15 @@ def _advice(config: ConfigDict, stage: str) -> str:
   if stage not in _TRAINING:
     return smaller
   section = 'search' if stage == 'search' and configs.searches_cells(config) else 'retrain'
-  settings = config[section]
-  going_on = [f'set --config.{section}.microbatches={n}' for n in _finer(config, section)[:1]]
+  settings, whole = config[section], stage == 'front' or _is_whole(config, section)
+  finer = _finer(settings, whole=whole)[:1]
+  going_on = [f'set --config.{section}.microbatches={parts}' for parts in finer]
   if not settings.remat and jax.default_backend() != 'cpu':
     going_on.append(f'set --config.{section}.remat=True')
   if section == 'retrain':
     going_on.append(f'{smaller} if it was validating')
   anew = []  # a training that has a checkpoint refuses these, see stages.refuse_changes
-  if _is_whole(config, section):
+  if whole:
     anew.append(f'set --config.retrain.batch_size={max(1, settings.batch_size // 2)}')
   anew.append(f'take a smaller config.data.image_size or {_WIDTH[section]}')
   ways = [f'in another --workdir {", or ".join(anew)}']
@@ -166,9 +169,9 @@ def _is_whole(config: ConfigDict, stage: str) -> bool:
   return stage == 'retrain' and (config.model.norm == 'batch' or config.model.name == 'lean')
 
 
-def _finer(config: ConfigDict, stage: str) -> list[int]:
-  """Returns the numbers of microbatches above the present one that divide the batch."""
-  settings, size = config[stage], 0 if _is_whole(config, stage) else config[stage].batch_size
+def _finer(settings: ConfigDict, *, whole: bool) -> list[int]:
+  """Returns the numbers of microbatches above the present one that divide the batch, if any may."""
+  size = 0 if whole else settings.batch_size
   return [parts for parts in range(settings.microbatches + 1, size + 1) if size % parts == 0]
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import device, logbook, model_folder, records, stopping, words
 from thrifty_jax.data import data_file, likeness, mesh, split_file
+from thrifty_jax.data.batching import Prepared
 from thrifty_jax.networks import build, inference, layers
 from thrifty_jax.networks.model_spec import ModelSpec
 from thrifty_jax.run_files import PatientScore, Retrained
@@ -281,15 +282,11 @@ def save(
   scores, largest_component = cases.judge(
     train_data.validation, judges, trained, classes=config.data.classes
   )
-  measured = [
-    likeness.measure(prepared.read(case)['image'], case.native_shape, case.spacing_mm)
-    for case in prepared.cases_of(train_data.patients['train'])
-  ]
   spec = dataclasses.replace(
     spec,
     padding=tuple(prepared.padding) if prepared.padding else None,
     largest_component=largest_component,
-    training_scans=likeness.merge(measured),
+    training_scans=_measure_scans(prepared, train_data.patients['train']),
     splits_sha256=split_file.digest(train_data.patients),
   )
   named = words.choose(config.data.unit, config.data.reduction)
@@ -322,3 +319,12 @@ def save(
   logbook.say('best', f'epoch {best.epoch}, validation DSC {100 * best.dsc:.2f} %')
   logbook.say('model', str(workdir / 'model'))
   return summary
+
+
+def _measure_scans(prepared: Prepared, patients: Sequence[str]) -> likeness.Ranges:
+  """Returns the ranges that the scans of patients span, see likeness."""
+  measured = [
+    likeness.measure(prepared.read(case)['image'], case.native_shape, case.spacing_mm)
+    for case in prepared.cases_of(patients)
+  ]
+  return likeness.merge(measured)

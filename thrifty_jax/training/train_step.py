@@ -74,11 +74,11 @@ def start(
   epochs: Epochs,
   net: nn.Module,
   *,
-  take_over: Callable[[build.Params], build.Params] | None = None,
+  take_over: Callable[[build.Params], build.Params] = lambda params: params,
 ) -> tuple[TrainState, Best, Facts]:
   """Returns the first state, its weights as the best so far, on the host, and the facts.
 
-  `take_over` replaces drawn weights by those of a model.
+  `take_over` replaces drawn weights by those of a model, if any.
   """
   image = epochs.train_data.image_shape(epochs.batch_size)
   find_shapes = compiling.make_shapes_finder(config, net, image)
@@ -98,11 +98,10 @@ def init_state(
   *,
   seed: int,
   find_shapes: Callable[..., build.Shapes] = build.trace_shapes,
-  take_over: Callable[[build.Params], build.Params] | None = None,
+  take_over: Callable[[build.Params], build.Params] = lambda params: params,
 ) -> tuple[TrainState, Best]:
   """Returns the state before the first step for batches like `image`, and the best weights."""
-  params = build.initialise(find_shapes(net, image), seed=seed)
-  params = take_over(params) if take_over else params
+  params = take_over(build.initialise(find_shapes(net, image), seed=seed))
   average = jax.tree.map(jnp.copy, params)  # a copy, as a step donates both
   state = TrainState(jnp.zeros((), jnp.int32), params, average, transformation.init(params))
   return state, Best(jax.tree.map(np.asarray, params), 0, -1.0)
