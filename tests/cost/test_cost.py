@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,26 @@ def test_a_signal_after_openvino_has_run_is_handled():
     [sys.executable, '-c', SIGNALLED], cwd=PROJECT, capture_output=True, text=True, timeout=200
   )
   assert (done.returncode, done.stdout) == (0, 'handled\n'), done.stderr
+
+
+FREED = """
+import os
+from thrifty_jax.cost import costs, runtimes
+from thrifty_jax.networks import lean_space
+from benchmarks.lean_space import describe_slices
+before = os.sched_getaffinity(0)
+member = costs.make_random(describe_slices(32), lean_space.unet(8, levels=3))
+for runtime in ('all', 'openvino'):
+  ways = runtimes.choose(runtime, 'float32')
+  costs.measure([costs.Candidate('unet', member)], ways, repeats=2, most_spread=1000)
+  print(runtime, os.sched_getaffinity(0) == before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='only Linux holds threads')
+def test_openvino_leaves_all_cores_to_the_process_after_jax_was_held_on_one():
+  pytest.importorskip('openvino')
+  done = subprocess.run(
+    [sys.executable, '-c', FREED], cwd=PROJECT, capture_output=True, text=True, timeout=200
+  )
+  assert (done.returncode, done.stdout) == (0, 'all True\nopenvino True\n'), done.stderr

@@ -120,6 +120,9 @@ def measure(
       for one in runtimes.start(candidate.member, ways, threads=threads, images=images):
         label = f'{candidate.name} in {one.way.runtime} {one.way.precision}'
         began[label], inputs[label] = (candidate, one), images[:1]
+        # OpenVINO keeps to the cores that the process has at its first run, and leaves its caller
+        # on them ever after; so that is not while threads are held.
+        one.run(images[:1])
       bar.update(1)
     with contextlib.ExitStack() as stack:
       if any(way.runtime == 'jax' for way in ways):
