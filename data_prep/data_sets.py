@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -48,6 +48,9 @@ class Problem(NamedTuple):
 
   case: str  # name by which data.exclude leaves it out
   text: str  # line that says what is wrong, where, and what to do
+
+
+_Named = TypeVar('_Named', Case, Problem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +187,8 @@ def find(config: ConfigDict) -> Scans:
       f'config.data.exclude names {list_some(unknown)}; expected names among '
       f'{list_some(known)}. Correct the list.'
     )
-  cases = tuple(case for case in cases if case.case not in exclude)
-  external = tuple(case for case in external if case.case not in exclude)
-  unpaired = tuple(problem for problem in unpaired if problem.case not in exclude)
+  cases, external = _leave_out(cases, exclude), _leave_out(external, exclude)
+  unpaired = _leave_out(unpaired, exclude)
   _require_other_patients(external, cases)
   _require_names(folder, names)
   place = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
@@ -205,10 +207,11 @@ def find_external(config: ConfigDict) -> tuple[tuple[Case, ...], tuple[Problem, 
   cases, problems = data_set.find_external(folder, config.data)
   _require_names(folder, [case.case for case in cases])
   exclude = config.data.exclude
-  return (
-    tuple(case for case in cases if case.case not in exclude),
-    tuple(problem for problem in problems if problem.case not in exclude),
-  )
+  return _leave_out(cases, exclude), _leave_out(problems, exclude)
+
+
+def _leave_out(found: Sequence[_Named], exclude: Sequence[str]) -> tuple[_Named, ...]:
+  return tuple(one for one in found if one.case not in exclude)
 
 
 def _require_names(folder: Path, names: Sequence[str]) -> None:
