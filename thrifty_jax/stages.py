@@ -104,7 +104,9 @@ FRONT = Stage(
 PLANES = Stage(
   'planes', 'trains briefly on axial, coronal and sagittal slices, and says which score higher'
 )
-NAMED = (DESCRIBE, PLANES, COMPARE, FRONT)  # run only when named, never by 'all'
+SIZES = Stage('sizes', 'trains briefly on slices of three sizes, and says how small they may be')
+SLICINGS = (PLANES, SIZES)  # train in folders of their own
+NAMED = (DESCRIBE, *SLICINGS, COMPARE, FRONT)  # run only when named, never by 'all'
 
 
 def refuse_changes(config: ConfigDict, workdir: Path, *, may_grow: bool = True) -> None:

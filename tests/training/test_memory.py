@@ -203,6 +203,7 @@ SMALLER = 'set --config.retrain.batch_size=6, or take a smaller config.data.imag
     ('front', 'lean', OF_LEAN),
     ('front', 'thrifty', OF_LEAN),  # its networks have batch norms whatever the model
     ('planes', 'lean', SMALLER),
+    ('sizes', 'lean', SMALLER),
     ('evaluate', 'lean', 'set --config.evaluate.batch_size=8'),
   ],
 )

@@ -22,6 +22,7 @@ RESULTS = {
   'scores': 'evaluate/scores.csv',
   'model': 'model',
   'planes': 'planes.json',
+  'sizes': 'sizes.json',
   'report': 'report.html',
 }
 

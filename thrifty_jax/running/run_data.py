@@ -23,7 +23,7 @@ from thrifty_jax.running.command_line import Command
 if TYPE_CHECKING:
   from data_prep.data_sets import Scans
 
-_STAGES = (stages.COMPARE, stages.FRONT, stages.PLANES, stages.CHECK, stages.PREPARE)
+_STAGES = (stages.COMPARE, stages.FRONT, *stages.SLICINGS, stages.CHECK, stages.PREPARE)
 _LOOK = ('all', *(stage.name for stage in _STAGES))
 _DESCRIBED = {
   'data.classes',
@@ -184,7 +184,7 @@ def _require_same_scans(
 
 def _require_possible(command: Command, config: ConfigDict) -> None:
   """Refuses changed settings and an impossible genotype or limit before hours of work."""
-  if command.stage == stages.PLANES.name:  # trains in folders of its own
+  if command.stage in [stage.name for stage in stages.SLICINGS]:  # in folders of their own
     return
   workdir = command.workdir
   stages.refuse_changes(config, workdir)

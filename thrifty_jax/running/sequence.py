@@ -8,7 +8,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, lock, stages
 from thrifty_jax.data import data_file
 from thrifty_jax.errors import InputError
-from thrifty_jax.running import folds, plane_commands, readiness, run_data
+from thrifty_jax.running import folds, readiness, run_data, slicing_commands
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.settings import TEACHERS
 from thrifty_jax.stages import Stage
@@ -40,8 +40,8 @@ def _run(command: Command, typed: str) -> None:
     _describe(command)
     return
   _require_writable(command.workdir)
-  compares_planes = command.stage == stages.PLANES.name
-  each_fold = [command] if compares_planes else folds.make_commands(command)
+  slicing = next((one for one in stages.SLICINGS if one.name == command.stage), None)
+  each_fold = [command] if slicing else folds.make_commands(command)
   workdirs = dict.fromkeys([command.workdir, *(each.workdir for each in each_fold)])
   if command.stage == stages.REPORT.name:  # also while the run is still going on
     workdirs = {}
@@ -49,15 +49,15 @@ def _run(command: Command, typed: str) -> None:
     lock.hold(*workdirs, stage=command.stage),
     files.report_unwritable(command.workdir, '--workdir'),
   ):
-    if compares_planes:
-      _run_planes(command, typed)
+    if slicing:
+      _run_slicings(slicing, command, typed)
     else:
       _run_folds(command, each_fold, typed)
 
 
-def _run_planes(command: Command, typed: str) -> None:
-  """Checks the scans, prepares the slices of every plane, and trains on them."""
-  usual, each = plane_commands.make_commands(command)
+def _run_slicings(stage: Stage, command: Command, typed: str) -> None:
+  """Checks the scans, prepares the slices of every plane or size, and trains on them."""
+  usual, each = slicing_commands.make_commands(command)
   from thrifty_jax import device
   from thrifty_jax.running import console, verbs
 
@@ -67,16 +67,17 @@ def _run_planes(command: Command, typed: str) -> None:
   if unread := [one for one in each.values() if not run_data.is_checked(one)]:
     console.say(f'\n{stages.CHECK.name}: {stages.CHECK.does}')
     verbs.run(stages.CHECK, dataclasses.replace(usual, scans=unread[0].scans))
-  for plane, one in each.items():
-    console.say(f'\n{plane} slices: {stages.PREPARE.does if one.scans else "prepared already"}')
+  for name, one in each.items():
+    what = name if stage is stages.PLANES else f'{name} x {name}'
+    console.say(f'\n{what} slices: {stages.PREPARE.does if one.scans else "prepared already"}')
     if one.scans:
       verbs.run(stages.PREPARE, one)
     console.show_data(one)
-  whole = dataclasses.replace(usual, workdir=command.workdir / plane_commands.FOLDER)
+  whole = dataclasses.replace(usual, workdir=command.workdir / stage.name)
   console.record(whole, typed)
-  console.say(f'\n{stages.PLANES.name}: {stages.PLANES.does}')
-  verbs.compare_planes(whole, each)
-  console.end(whole, {stages.PLANES.name: time.monotonic() - began})
+  console.say(f'\n{stage.name}: {stage.does}')
+  verbs.compare_slicings(whole, each)
+  console.end(whole, {stage.name: time.monotonic() - began})
 
 
 def _run_folds(command: Command, each_fold: list[Command], typed: str) -> None:

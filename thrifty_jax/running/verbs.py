@@ -7,7 +7,7 @@ from data_prep import checks, data_sets, prepare
 from thrifty_jax import config as configs
 from thrifty_jax.cost import configured
 from thrifty_jax.data import data_file
-from thrifty_jax.racing import front, planes
+from thrifty_jax.racing import front, slicings
 from thrifty_jax.reporting import describe, report
 from thrifty_jax.running import external, run_data
 from thrifty_jax.running.command_line import Command
@@ -26,11 +26,15 @@ def score_external(command: Command, workdir: Path) -> None:
     _show(external.score(command.config, workdir, command.workdir))
 
 
-def compare_planes(usual: Command, each: Mapping[str, Command]) -> None:
-  """Trains on the slices of each plane, whose commands are given by its name."""
-  runs = {plane: (command.config, command.workdir) for plane, command in each.items()}
-  with memory.explain_exhaustion(usual.config, PLANES.name):
-    planes.compare(runs, usual.config.data.slice_axis, usual.workdir)
+def compare_slicings(command: Command, each: Mapping[str, Command]) -> None:
+  """Trains on the slices of each plane or size, whose commands are given by its name."""
+  runs = {name: (one.config, one.workdir) for name, one in each.items()}
+  data, folder = command.config.data, command.workdir
+  with memory.explain_exhaustion(command.config, command.stage):
+    if command.stage == PLANES.name:
+      slicings.compare_planes(runs, data.slice_axis, folder)
+    else:
+      slicings.compare_sizes(runs, str(data.image_size), folder)
 
 
 def _show(table: str) -> None:

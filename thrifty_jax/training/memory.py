@@ -18,7 +18,7 @@ from thrifty_jax.training.resources import read_kilobytes
 
 _MEMINFO, _STATUS = Path('/proc/meminfo'), Path('/proc/self/status')
 _WIDTH = {'search': 'config.search.channels', 'retrain': 'network'}  # what else to make smaller
-_TRAINING = ('search', 'retrain', 'compare', 'front', 'planes')  # stages that train
+_TRAINING = ('search', 'retrain', 'compare', 'front', 'planes', 'sizes')  # stages that train
 _CGROUPS, _OWN_CGROUP = Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')
 
 

@@ -1,4 +1,4 @@
-"""The comparison of planes: which one it advises, on which patients, and a whole run of it."""
+"""Comparisons of planes and of sizes: what is advised, on which patients, and whole runs."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
-from thrifty_jax.racing import planes
-from thrifty_jax.running import command_line, plane_commands
+from thrifty_jax.racing import slicings
+from thrifty_jax.running import command_line, slicing_commands
 from thrifty_jax.settings import SLICE_AXES
 
 SHAPE = LeanShape(
@@ -30,23 +30,33 @@ JUDGES = ('p0', 'p1', 'p2', 'p3')
 
 @pytest.fixture
 def compare(monkeypatch, tmp_path):
-  """The function that compares planes by given scores of JUDGES, whose trainings are stand-ins."""
+  """The function that compares planes by given scores of JUDGES, whose trainings are stand-ins.
+
+  With `ms`, milliseconds by size, it compares sizes.
+  """
   genotype.save(tmp_path / 'tiny.json', SHAPE)
   slices = types.SimpleNamespace(cases=())
-  monkeypatch.setattr(planes.jobs, 'run_all', lambda config, jobs, title: None)
-  monkeypatch.setattr(planes.short_trainings, 'count_epoch_steps', lambda config, place: 300)
-  monkeypatch.setattr(planes, 'open_slices', lambda place, config: slices)
+  monkeypatch.setattr(slicings.jobs, 'run_all', lambda config, jobs, title: None)
+  monkeypatch.setattr(slicings.short_trainings, 'count_epoch_steps', lambda config, place: 300)
+  monkeypatch.setattr(slicings, 'open_slices', lambda place, config: slices)
 
-  def compare(scores, usual='axial', judges=JUDGES, network='tiny.json'):
+  def compare(scores, usual='axial', judges=JUDGES, network='tiny.json', ms=None):
     def read_scores(places):
       found = scores[places[0].parent.name]
       return found and dict(zip(judges, found, strict=True))
 
-    monkeypatch.setattr(planes.short_trainings, 'read_scores', read_scores)
+    monkeypatch.setattr(slicings.short_trainings, 'read_scores', read_scores)
+    monkeypatch.setattr(slicings, '_time', lambda runs: ms)
     config = configs.default()
     config.genotype = str(tmp_path / network)
-    runs = {plane: (config, tmp_path / 'planes' / plane) for plane in scores}
-    return planes.compare(runs, usual, tmp_path / 'planes')
+    title, field = ('planes', 'slice_axis') if ms is None else ('sizes', 'image_size')
+    runs = {}
+    for name in scores:
+      settings = config.copy_and_resolve_references()
+      settings.data[field] = name if ms is None else int(name)
+      runs[name] = settings, tmp_path / title / name
+    made = slicings.compare_planes if ms is None else slicings.compare_sizes
+    return made(runs, usual, tmp_path / title)
 
   return compare
 
@@ -67,7 +77,7 @@ def test_the_best_plane_is_first_with_how_far_the_others_are_behind(compare, tmp
   assert found[2].validation_dsc is None
   assert {one.steps for one in found} == {2400}
   assert [
-    one['slice_axis'] for one in json.loads((tmp_path / 'planes' / planes.FILE).read_text())
+    one['slice_axis'] for one in json.loads((tmp_path / 'planes' / 'planes.json').read_text())
   ] == [one.slice_axis for one in found]
   out = capsys.readouterr().out
   assert 'coronal slices, by --config.data.slice_axis=coronal: 5.00 ± 0.41 points ahead' in out
@@ -108,9 +118,11 @@ def test_another_plane_is_advised_only_if_it_is_clearly_better(
 
 
 def test_where_every_training_diverges_there_is_no_advice(compare, tmp_path):
-  with pytest.raises(InputError, match=r'every plane diverged; lower retrain\.learning_rate'):
+  with pytest.raises(
+    InputError, match=r'every one of the planes diverged; lower retrain\.learning_rate'
+  ):
     compare(dict.fromkeys(SLICE_AXES))
-  assert not (tmp_path / 'planes' / planes.FILE).exists()
+  assert not (tmp_path / 'planes' / 'planes.json').exists()
 
 
 SAME = dict.fromkeys(SLICE_AXES, (0.8, 0.8, 0.8, 0.8))
@@ -119,9 +131,63 @@ SAME = dict.fromkeys(SLICE_AXES, (0.8, 0.8, 0.8, 0.8))
 def test_trainings_of_another_network_are_not_taken_for_those_of_this_one(compare, tmp_path):
   compare(SAME)
   genotype.save(tmp_path / 'other.json', dataclasses.replace(SHAPE, skip='concat'))
-  with pytest.raises(InputError, match='compared by another network than .*other.json'):
+  with pytest.raises(InputError, match='another network than .*other.json was trained here'):
     compare(SAME, network='other.json')
   assert compare(SAME)
+
+
+@pytest.mark.parametrize(
+  ('scores', 'ms', 'told'),
+  [
+    (
+      {'32': (0.7, 0.7), '48': (0.8, 0.82), '64': (0.81, 0.8)},
+      {'32': 0.5, '48': 1.0, '64': 2.0},
+      '48 x 48 pixels, by --config.data.image_size=48: 81.00 % in 0.50 of the milliseconds; 64 x',
+    ),
+    (  # level: 0.1 behind, with an error of 0.1
+      {'32': (0.7, 0.7), '48': (0.8, 0.808), '64': (0.8, 0.81)},
+      {'32': 0.5, '48': 1.0, '64': 2.0},
+      '=48: 80.40 % in 0.50 of the milliseconds, 0.10 ± 0.10 points behind the best; 64 x 64, as '
+      'this command draws them, has 80.50 %',
+    ),
+    (  # 1.5 points behind are not level, however few the patients are
+      {'48': (0.8, 0.77), '64': (0.8, 0.8)},
+      {'48': 1.0, '64': 2.0},
+      '64 x 64 pixels, as this command draws them: none that is faster is level',
+    ),
+    (
+      {'48': (0.8, 0.8), '64': (0.8, 0.8)},
+      {},
+      '--config.data.image_size=48: 80.00 %, 0.00 ± 0.00 points behind the best; 64 x',
+    ),
+    (
+      {'48': (0.8, 0.8), '64': None},
+      {'48': 1.0, '64': 2.0},
+      '=48: 80.00 % in 0.50 of the milliseconds; 64 x 64, as this command draws them, diverged',
+    ),
+    (
+      {'48': None, '64': (0.8, 0.8)},
+      {'48': 1.0, '64': 2.0},
+      '64 x 64 pixels, as this command draws them: none that is faster is level',
+    ),
+    (  # of a single patient nothing is level but the best
+      {'48': (0.799,), '64': (0.8,)},
+      {'48': 1.0, '64': 2.0},
+      '64 x 64 pixels, as this command draws them: none that is faster is level',
+    ),
+  ],
+)
+def test_the_fastest_size_that_is_level_with_the_best_is_advised(
+  compare, tmp_path, capsys, scores, ms, told
+):
+  judges = JUDGES[: max(len(found or ()) for found in scores.values())]
+  found = compare(scores, '64', judges=judges, ms=ms)
+  assert told in capsys.readouterr().out
+  kept = json.loads((tmp_path / 'sizes' / 'sizes.json').read_text())
+  assert [one['image_size'] for one in kept] == [one.image_size for one in found]
+  assert {str(one['image_size']): one['ms'] for one in kept} == {
+    name: ms.get(name) for name in scores
+  }
 
 
 # --- by the command
@@ -138,16 +204,16 @@ def type_in(raw, workdir, *more, config='folder:small'):
   return [f'--config={config}', f'--workdir={workdir}', f'--config.data.raw_dir={raw}', *more]
 
 
-def parse(raw, workdir, *more, config='folder:small'):
+def parse(raw, workdir, *more, config='folder:small', stage='planes'):
   typed = type_in(raw, workdir, *more, config=config)
-  return dataclasses.replace(command_line.parse(typed), stage='planes')
+  return dataclasses.replace(command_line.parse(typed), stage=stage)
 
 
 def test_every_plane_has_a_folder_one_lean_network_and_the_split_of_the_run(raw, tmp_path):
   command = parse(raw, tmp_path)
   split = {'train': ('p1', 'p4', 'p6'), 'validation': ('p5',), 'test': ('p2', 'p3')}
   split_file.write(command.config, tmp_path, split, {})
-  usual, each = plane_commands.make_commands(command)
+  usual, each = slicing_commands.make_commands(command)
   assert usual.config.data.slice_axis == 'sagittal' and tuple(each) == SLICE_AXES
   for plane, one in each.items():
     assert one.workdir == tmp_path / 'planes' / plane
@@ -159,7 +225,7 @@ def test_every_plane_has_a_folder_one_lean_network_and_the_split_of_the_run(raw,
 
 def test_a_plane_that_is_set_is_what_the_others_are_compared_with(raw, tmp_path):
   command = parse(raw, tmp_path, '--config.data.slice_axis=coronal')
-  usual, each = plane_commands.make_commands(command)
+  usual, each = slicing_commands.make_commands(command)
   assert usual.config.data.slice_axis == 'coronal'
   assert [one.config.data.slice_axis for one in each.values()] == [*SLICE_AXES]
 
@@ -167,11 +233,30 @@ def test_a_plane_that_is_set_is_what_the_others_are_compared_with(raw, tmp_path)
 def test_the_settings_of_cells_and_a_teacher_do_not_reach_the_lean_network(raw, tmp_path):
   options = ('--config.model.norm=batch', '--config.retrain.teacher=MODEL', '--config.data.fold=1')
   command = parse(raw, tmp_path, *options, config='folder:small,thrifty')
-  for one in plane_commands.make_commands(command)[1].values():
+  for one in slicing_commands.make_commands(command)[1].values():
     assert (one.config.model.name, one.config.model.norm) == ('lean', 'none')
     assert (one.config.retrain.teacher, one.config.data.fold) == ('', 1)
 
 
+def test_sizes_are_a_half_three_quarters_and_all_of_the_run_s_own(raw, tmp_path):
+  command = parse(raw, tmp_path, '--config.data.image_size=96', stage='sizes')
+  usual, each = slicing_commands.make_commands(command)
+  assert [*each] == ['48', '64', '96'] and usual.config.data.image_size == 96
+  for size, one in each.items():
+    assert one.workdir == tmp_path / 'sizes' / size
+    data = one.config.data
+    assert (str(data.image_size), data.slice_axis, data.reduction) == (size, 'sagittal', 0)
+
+
+def test_sizes_below_what_a_network_halves_are_left_out(raw, tmp_path):
+  command = parse(raw, tmp_path, '--config.data.image_size=48', stage='sizes')
+  assert [*slicing_commands.make_commands(command)[1]] == ['32', '48']
+  command = parse(raw, tmp_path, '--config.data.image_size=32', stage='sizes')
+  with pytest.raises(InputError, match='image_size is 32, of which .* nothing to compare'):
+    slicing_commands.make_commands(command)
+
+
+@pytest.mark.parametrize('stage', ['planes', 'sizes'])
 @pytest.mark.parametrize(
   ('arguments', 'config', 'told'),
   [
@@ -180,21 +265,26 @@ def test_the_settings_of_cells_and_a_teacher_do_not_reach_the_lean_network(raw, 
     (['--config.retrain.start_from=MODEL'], 'folder:small', 'does not start from a model'),
   ],
 )
-def test_what_makes_no_sense_is_refused(raw, tmp_path, arguments, config, told):
-  with pytest.raises(InputError, match=told):
-    plane_commands.make_commands(parse(raw, tmp_path, *arguments, config=config))
+def test_what_makes_no_sense_is_refused(raw, tmp_path, arguments, config, told, stage):
+  with pytest.raises(InputError, match=f'--stage={stage}: .*{told}'):
+    slicing_commands.make_commands(parse(raw, tmp_path, *arguments, config=config, stage=stage))
 
 
-def test_pictures_are_refused(tmp_path):
+@pytest.mark.parametrize(
+  ('stage', 'told'),
+  [('planes', 'pictures have no planes'), ('sizes', r'data\.reduction is 1, .* cut into windows')],
+)
+def test_pictures_are_refused_where_they_have_no_such_kinds(tmp_path, stage, told):
   phantom_folders.write_pictures(tmp_path / 'raw', patients=6, seed=0)
   pictures = (
     f'--config.data.images={tmp_path / "raw" / "images"}',
     f'--config.data.masks={tmp_path / "raw" / "masks"}',
     "--config.data.classes=('background','left','right')",
   )
-  command = command_line.parse(['--config=folder:small', f'--workdir={tmp_path}', *pictures])
-  with pytest.raises(InputError, match='pictures have no planes'):
-    plane_commands.make_commands(command)
+  typed = ['--config=folder:small', f'--workdir={tmp_path}', '--config.data.reduction=1']
+  command = dataclasses.replace(command_line.parse([*typed, *pictures]), stage=stage)
+  with pytest.raises(InputError, match=told):
+    slicing_commands.make_commands(command)
 
 
 @pytest.mark.usefixtures('quick_compilation')
@@ -216,7 +306,7 @@ def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys)
     assert f'{plane} slices: ' in out and (place / 'training' / 'model').is_dir()
     trained = json.loads((place / 'training' / 'retrain' / 'summary.json').read_text())
     judges.append([one['patient'] for one in trained['patients']])
-  found = json.loads((workdir / 'planes' / planes.FILE).read_text())
+  found = json.loads((workdir / 'planes' / 'planes.json').read_text())
   assert {one['slice_axis'] for one in found} == {*SLICE_AXES}
   assert {path.name for path in workdir.iterdir()} <= {'planes', 'check.html', '.lock'}
   config = configs.from_json(json.loads((workdir / 'planes' / 'config.json').read_text()))
@@ -230,6 +320,30 @@ def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys)
     out.rpartition('validation DSC')[2].splitlines()[:4]
     == (capsys.readouterr().out.rpartition('validation DSC')[2].splitlines()[:4])
   )
+
+
+@pytest.mark.usefixtures('quick_compilation')
+def test_a_run_trains_on_every_size_and_times_the_network_on_each(raw, tmp_path, capsys):
+  pytest.importorskip('onnxruntime')
+  genotype.save(tmp_path / 'tiny.json', SHAPE)
+  options = (
+    f'--config.genotype={tmp_path / "tiny.json"}', '--stage=sizes', '--config.front.workers=1',
+    '--config.data.image_size=48', '--config.retrain.epochs=1', '--config.retrain.warmup_epochs=0',
+    '--config.cost.runtime=onnxruntime', '--config.cost.precision=float32',
+  )  # fmt: skip
+  workdir = tmp_path / 'run'
+  assert tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small') == 0, (
+    capsys.readouterr()
+  )
+  out = capsys.readouterr().out
+  assert '32 x 32 slices: ' in out and '\n  size ' in out
+  found = json.loads((workdir / 'sizes' / 'sizes.json').read_text())
+  assert {one['image_size'] for one in found} == {32, 48}
+  assert all(one['ms'] > 0 and one['slice_axis'] == 'sagittal' for one in found)
+  for one in found:
+    place = workdir / 'sizes' / str(one['image_size']) / 'training'
+    trained = json.loads((place / 'retrain' / 'summary.json').read_text())
+    assert trained['validation_dsc'] == pytest.approx(one['validation_dsc'])
 
 
 def test_bad_scans_are_all_named_before_any_slice_is_prepared(tmp_path, capsys):
