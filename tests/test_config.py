@@ -113,6 +113,26 @@ def test_variants_are_applied_from_left_to_right():
 
 
 @pytest.mark.parametrize(
+  ('variants', 'norm', 'rate'),
+  [
+    ('unet', 'none', 2e-3),
+    ('unet,batch', 'batch', 8e-3),
+    ('batch,unet', 'batch', 8e-3),
+    ('lean', 'none', 8e-3),
+    ('own,unet,batch', 'batch', 5e-3),  # the data set has a rate of its own
+  ],
+)
+@pytest.mark.parametrize('first', ['thrifty', 'lean'])
+def test_batch_norms_bring_the_learning_rate_of_lean_networks(first, variants, norm, rate):
+  config = configs.default()
+  configs.set_model(config, first)
+  found = configs.apply_variants(
+    config, variants, own=lambda config: config.retrain.update({'learning_rate': 5e-3})
+  )
+  assert (found.model.norm, found.retrain.learning_rate) == (norm, rate)
+
+
+@pytest.mark.parametrize(
   ('variants', 'message'),
   [
     ('smal', "'smal'; the variants are small, "),
@@ -182,6 +202,9 @@ BAD = [
   ('search.microbatches', 5),  # of 12
   ('search.architecture_betas', (0.5, 1.0)),
   ('search.weight_learning_rate', 0.0),
+  ('search.max_ms', -1.0),
+  ('front.budgets_ms', (0.0, 5.0)),
+  ('front.budgets_ms', (5.0, 2.0)),
   ('retrain.microbatches', 24),
   ('retrain.warmup_epochs', 200),
   ('retrain.ema_decay', 1.0),
