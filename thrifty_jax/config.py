@@ -94,6 +94,12 @@ def set_model(config: ConfigDict, name: str) -> None:
     config.search.max_ms, config.search.max_macs = 0.0, 0
 
 
+def set_lean(config: ConfigDict) -> None:
+  """Sets a lean network, in place, in a config that may have settings of other networks."""
+  set_model(config, 'lean')
+  config.model.norm, config.model.deep_supervision = 'none', False
+
+
 def _set_batch_norm(config: ConfigDict) -> None:
   """Sets the recipe of lean networks for another network."""
   _set_with_rate(config, norm='batch')

@@ -146,6 +146,18 @@ def test_the_settings_of_an_entrant_are_those_of_its_network(config, tmp_path):
   configs.validate(cells)
 
 
+def test_cells_race_with_the_norm_and_rate_of_the_config_and_lean_networks_with_their_own(
+  config, tmp_path
+):
+  config = configs.apply_variants(config, 'thrifty,batch')
+  (tmp_path / 'a.json').touch()
+  lean = entrants.configure(config, entrants.list_known()[0], tmp_path / 'a.json')
+  cells = entrants.configure(config, Entrant('c_8', 'genotype', CELLS, 8), tmp_path / 'a.json')
+  assert (lean.model.norm, cells.model.norm) == ('none', 'batch')
+  assert lean.retrain.learning_rate == cells.retrain.learning_rate == 8e-3
+  configs.validate(lean)
+
+
 @pytest.mark.parametrize(('norm', 'told'), [('none', {}), ('batch', {'norm': 'batch'})])
 def test_a_file_says_where_a_network_came_from_and_what_it_is_made_for(
   norm, told, config, tmp_path

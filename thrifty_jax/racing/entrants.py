@@ -196,9 +196,11 @@ def save(path: Path, entrant: Entrant, config: ConfigDict) -> None:
 def configure(config: ConfigDict, entrant: Entrant, path: Path) -> ConfigDict:
   """Returns a config with the network of an entrant, whose genotype file is `path`."""
   settings = config.copy_and_resolve_references()
-  configs.set_model(settings, 'thrifty' if entrant.channels else 'lean')
   if entrant.channels:
+    configs.set_model(settings, 'thrifty')
     settings.model.channels = entrant.channels
+  else:
+    configs.set_lean(settings)
   settings.genotype = str(path)
   settings.search.max_ms, settings.search.max_macs = 0.0, 0  # these are the race's
   return settings

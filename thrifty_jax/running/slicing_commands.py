@@ -43,8 +43,7 @@ def make_commands(command: Command) -> tuple[Command, dict[str, Command]]:
     )
   config.retrain.teacher = config.data.unlabelled = ''  # a teacher has slices of its own
   if not config.genotype:
-    configs.set_model(config, 'lean')
-    config.model.norm, config.model.deep_supervision = 'none', False  # those of cells
+    configs.set_lean(config)
     config.genotype = str(_GENOTYPE)
   (usual,) = run_data.fill_in([dataclasses.replace(command, config=config)])
   list_kinds = _list_planes if stage == stages.PLANES.name else _list_sizes
