@@ -1,6 +1,7 @@
 """The page in a browser gives the masks of the program, says what it cannot read, sends nothing."""
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -11,6 +12,7 @@ from typing import Any
 
 import browser
 import handmade_dicom
+import jax
 import nibabel
 import numpy as np
 import page_modules
@@ -26,6 +28,8 @@ from thrifty_jax import config as configs
 from thrifty_jax import export, files, model_folder, predict
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_folder, onnx_network, segment_onnx
+from thrifty_jax.networks import build as building
+from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.scans import overlays, pictures, volumes
 
 pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
@@ -51,6 +55,16 @@ SITES = {
     {'modalities': 3, 'reduction': 1.5, 'unit': 'pixels'},
     {'largest_component': ['liver'], 'colours': ['#ffffff', '#102030', '#000000']},
   ),
+}
+# By site: its network where that is no searched one.
+LEAN = {
+  'window': LeanShape(
+    (Level(4, 2, 1, 'plain'), Level(8, 1, 0, 'plain')),
+    stem=2,
+    up='transposed',
+    skip='add',
+    norm='batch',
+  )
 }
 MASKS = {  # files whose masks are compared, and on which site
   'LIP.nii.gz': 'neighbours',
@@ -306,9 +320,25 @@ def scans(tmp_path_factory):
   return folder
 
 
+def with_lean(member, shape):
+  """The model with a lean network in place of its own, and all weights random, norms included."""
+  network = dataclasses.replace(member.spec.network, name='lean')
+  spec, generator = dataclasses.replace(member.spec, network=network), np.random.default_rng(0)
+  params = building.initialise(
+    building.find_shapes(building.build(spec, shape), spec.image_channels), seed=0
+  )
+  params = jax.tree.map(
+    lambda leaf: leaf + generator.normal(0, 0.1, leaf.shape).astype(leaf.dtype), params
+  )
+  return dataclasses.replace(member, spec=spec, genotype=shape, params=params)
+
+
 @pytest.fixture(scope='module')
 def exports(tmp_path_factory, random_model, scans):
-  """For each site a folder with model/ and exported/; the first by the command."""
+  """For each site a folder with model/ and exported/; the first by the command.
+
+  Those of LEAN have another network in exported/ than in model/.
+  """
   pytest.importorskip('onnx')
   pytest.importorskip('onnxruntime')
   folder = tmp_path_factory.mktemp('exports')
@@ -326,6 +356,7 @@ def exports(tmp_path_factory, random_model, scans):
   unchecked = {'model.onnx': {'slices': 0, 'equal_pixels': 1.0, 'largest_difference': 0.0}}
   for other in others:  # without the check, which takes seconds to compile
     member = model_folder.load(other / 'model')
+    member = with_lean(member, LEAN[other.name]) if other.name in LEAN else member
     networks = {'model.onnx': onnx_network.to_onnx(member).SerializeToString()}
     contents = export_folder.make_contents(member, networks, unchecked, card=b'# Made up', sides=16)
     export_folder.write(other / 'exported', contents)
@@ -450,7 +481,9 @@ def test_however_a_scan_is_packed_its_mask_is_the_same(session, file):
   np.testing.assert_array_equal(mask_of(session, file), mask_of(session, 'LIP.nii.gz'))
 
 
-def test_another_preparation_and_byte_order_give_the_mask_of_the_script(session, exports, scans):
+def test_a_lean_network_another_preparation_and_byte_order_give_the_mask_of_the_script(
+  session, exports, scans
+):
   settings, network = segment_onnx.load(exports / 'window' / 'exported')
   scan: Any = nibabel.load(scans / 'big_endian.nii')
   wanted = segment_onnx.segment(scan.get_fdata(), scan.affine, settings, network)

@@ -41,7 +41,8 @@ same class. Else nothing is written.
                        slices of the run's validation patients
   --int8               also model_int8.onnx, its convolutions in 8 bits: calibrated on slices of the
                        run's training patients, its DSC of the validation patients beside that of
-                       the float network, and that of the test patients
+                       the float network, and that of the test patients; a line says where
+                       model.onnx is the file to take
   --dynamic_sides      (onnx) images of any height and width; slower
   --overwrite          replace an export that is there
 
@@ -90,7 +91,7 @@ def run(arguments: Sequence[str]) -> None:
     images = export_slices.read_scans(Path(values.scans), spec)
   else:
     images = export_slices.read_run(data)
-  networks, results = _networks(values, member, images, data)
+  networks, results = _networks(values, member, images, data, folder / 'genotype.json')
   sides = None if values.dynamic_sides else spec.image.image_size
   contents = export_folder.make_contents(
     member, networks, results, card=(folder / 'card.md').read_bytes(), sides=sides
@@ -124,15 +125,14 @@ def _open_run(folder: Path, values: Any, spec: 'ModelSpec') -> 'RunData':
 
 
 def _networks(
-  values: Any, member: 'LoadedModel', images: 'list[np.ndarray]', data: 'RunData | None'
+  values: Any,
+  member: 'LoadedModel',
+  images: 'list[np.ndarray]',
+  data: 'RunData | None',
+  genotype_file: Path,
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
   """Exported files by name, and the results of each; refuses one that differs from the model."""
-  from thrifty_jax.exporting import (
-    export_check,
-    onnx_network,
-    quantise,
-    stablehlo,
-  )
+  from thrifty_jax.exporting import export_check, onnx_network, stablehlo
 
   if values.format == 'stablehlo':
     name, content = 'model.stablehlo', stablehlo.to_stablehlo(member)
@@ -145,18 +145,53 @@ def _networks(
   export_check.require_agreement(found, what=name)
   say('checked', str(found))
   contents, results = {name: content}, {name: dataclasses.asdict(found)}
-  if data is None or not values.int8:
-    return contents, results
+  if data is not None and values.int8:
+    eight = _in_8_bits(member, content, images, data, genotype_file)
+    contents['model_int8.onnx'], results['model_int8.onnx'] = eight
+  return contents, results
+
+
+def _in_8_bits(
+  member: 'LoadedModel',
+  content: bytes,
+  images: 'list[np.ndarray]',
+  data: 'RunData',
+  genotype_file: Path,
+) -> tuple[bytes, dict[str, Any]]:
+  """The file in 8 bits and its results, with a line of advice where float32 is the one to take."""
+  from thrifty_jax.exporting import export_check, quantise
+
   quantised = quantise.quantise_model(member, content, data)
   say('int8', str(quantised))
-  scores = ('validation_dsc_float', 'validation_dsc', 'test_dsc')
+  advice = [line for line in (quantised.advice, _advise_as_raced(genotype_file)) if line]
+  for line in advice:
+    say('int8', line)
   found = export_check.compare(member, quantised.network, images)
-  contents['model_int8.onnx'] = quantised.content
-  results['model_int8.onnx'] = {
+  scores = ('validation_dsc_float', 'validation_dsc', 'test_dsc')
+  results = {
     **dataclasses.asdict(found),
     **{name: getattr(quantised, name) for name in scores},
+    **({'advice': advice} if advice else {}),
   }
-  return contents, results
+  return quantised.content, results
+
+
+def _advise_as_raced(genotype_file: Path) -> str:
+  """Advises float32 where the race that found a network counts its time in that; '' elsewhere.
+
+  Nothing is timed here. A baseline has no genotype file.
+  """
+  from thrifty_jax.networks import genotype
+  from thrifty_jax.reporting import structure
+
+  provenance = genotype.read_provenance(genotype_file) if genotype_file.is_file() else {}
+  timed = structure.find_time(provenance)
+  if timed is None or timed.precision != 'float32':
+    return ''
+  return (
+    f'the race that found this network counts its time in float32, {timed.ms:.2f} ms in '
+    f'{timed.runtime}, and none in 8 bits: take model.onnx, or time both by thrifty_jax.cost'
+  )
 
 
 def _require_packages(format_: str) -> None:

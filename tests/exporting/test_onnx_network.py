@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from thrifty_jax import config as configs
 from thrifty_jax.drawings import drawing
-from thrifty_jax.exporting import onnx_graph, onnx_network
+from thrifty_jax.exporting import onnx_graph, onnx_network, runners
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build, layers, norm, parameters, space
 from thrifty_jax.networks.genotype import Genotype
@@ -156,6 +158,46 @@ def test_lean_networks_give_what_they_give_in_jax(name):
   made = member(LEAN[name], name='lean', size=18, modalities=2)
   require_same(made, image_of(made, sides=(18, 18)))
   require_same(made, image_of(made, sides=(13, 22)), dynamic_sides=True)
+
+
+def with_deviation(made, wanted):
+  """The model with logits of this deviation; those of random weights grow by the layer."""
+  params, scale = dict(made.params), wanted / run(made, image_of(made, sides=(18, 18))).std()
+  params['classes'] = jax.tree.map(lambda leaf: scale * leaf, params['classes'])
+  return dataclasses.replace(made, params=params)
+
+
+def start(program, content):
+  if program == 'openvino':
+    pytest.importorskip('openvino')
+    return runners.start('openvino', content, threads=1)
+  cv2 = pytest.importorskip('cv2', minversion='5')
+  network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
+  return lambda image: network.setInput(image) or network.forward()
+
+
+# Another program, the network, and whether its sides are dynamic; OpenVINO takes long to begin.
+ELSEWHERE = [
+  *itertools.product(['opencv'], [*LEAN, 'group', 'batch'], [False, True]),
+  *[('openvino', 'plain', False), ('openvino', 'residual', True)],
+]
+
+
+@pytest.mark.parametrize(('program', 'name', 'dynamic'), ELSEWHERE)
+def test_another_program_gives_the_masks_of_onnx_runtime(program, name, dynamic):
+  """Of lean networks, and of cells with either norm; with another number of slices each time."""
+  sizes = {'size': 18, 'modalities': 2}
+  lean = name in LEAN
+  made = member(LEAN[name], name='lean', **sizes) if lean else thrifty('gates', norm=name, **sizes)
+  made = onnx_network.to_onnx(with_deviation(made, 3.0), dynamic_sides=dynamic)
+  content = made.SerializeToString()
+  ours, theirs = make_onnx_runner(content), start(program, content)
+  for slices, sides in ((1, (18, 18)), (3, (13, 22) if dynamic else (18, 18))):
+    image = np.random.default_rng(slices).random((slices, 2, *sides), np.float32)
+    found, wanted = theirs(image), ours(image)
+    assert found.shape == wanted.shape and len(np.unique(wanted.argmax(1))) > 1
+    np.testing.assert_array_equal(found.argmax(1), wanted.argmax(1))
+    np.testing.assert_allclose(softmax(found, 1), softmax(wanted, 1), atol=1e-4)
 
 
 def test_batch_norms_are_folded_into_the_convolutions():

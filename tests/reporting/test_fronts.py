@@ -5,14 +5,17 @@ import json
 from typing import Any
 
 import fabricated
+import matplotlib.axes
+import numpy as np
 import pytest
 
 from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.racing import entrants, front
-from thrifty_jax.reporting import fronts, report
-from thrifty_jax.run_files import Raced
+from thrifty_jax.reporting import fronts, plots, report
+from thrifty_jax.run_files import PatientScore, Raced, Retrained
+from thrifty_jax.scores import statistics
 
 
 def raced(name, ms, dsc, **changes):
@@ -41,15 +44,29 @@ FAST, TAKEN, BEST = (
 def test_the_sentence_says_what_the_next_faster_and_the_next_better_one_cost():
   said = fronts.write_sentence([FAST, TAKEN, BEST])
   taken = (
-    'Take taken, a lean network (half 8 16 add): 4.0 ms a slice of 256 x 256 pixels and 85.2 %'
+    'Take taken, a lean network (half 8 16 add): 4.0 ms a slice of 256 x 256 pixels in onnxruntime '
+    'int8, and 85.2 % DSC on the validation patients; '
   )
   assert said.startswith(taken)
   assert 'the next faster one, fast, takes 1.5 ms and is 5.2 points worse' in said
   assert 'the next better one, best, takes 40.0 ms and is 0.4 points better' in said
   assert fronts.write_sentence([TAKEN]).endswith('85.2 % DSC on the validation patients.')
-  assert f' ms a window of {TAKEN.size} x {TAKEN.size} pixels and ' in fronts.write_sentence(
+  assert f' ms a window of {TAKEN.size} x {TAKEN.size} pixels in ' in fronts.write_sentence(
     [TAKEN], 'window'
   )
+
+
+def test_milliseconds_have_their_runtime_and_the_dsc_is_told_in_8_bits_where_they_are():
+  other = dataclasses.replace(FAST, runtime='openvino', precision='float32')
+  in_8_bits = dataclasses.replace(TAKEN, int8_validation_dsc=0.8487)
+  said = fronts.write_sentence([other, in_8_bits, BEST])
+  assert (
+    ' in onnxruntime int8, and 85.2 % DSC on the validation patients, 84.9 % in 8 bits;' in said
+  )
+  assert 'fast, takes 1.5 ms in openvino float32 and is' in said
+  assert 'best, takes 40.0 ms and is' in said  # in the same way
+  in_32_bits = dataclasses.replace(in_8_bits, precision='float32')  # 8 bits cost it too much
+  assert 'in 8 bits' not in fronts.write_sentence([in_32_bits])
 
 
 def test_a_rival_that_is_better_after_a_full_training_is_told_though_it_was_not_chosen():
@@ -61,12 +78,108 @@ def test_a_rival_that_is_better_after_a_full_training_is_told_though_it_was_not_
   assert said.endswith('the next faster one, rival, takes 3.0 ms and is 1.0 points better.')
 
 
-def test_a_narrow_unet_that_wins_is_called_one():
-  said = fronts.write_sentence([dataclasses.replace(TAKEN, source='unet')])
-  assert 'Take taken, a narrow U-Net' in said and 'A narrow U-Net wins' in said
+def test_a_narrow_unet_that_is_taken_is_said_to_win_also_where_slower_ones_are_a_little_better():
   narrow = dataclasses.replace(TAKEN, source='unet')
+  said = fronts.write_sentence([narrow])
+  assert 'Take taken, a narrow U-Net' in said
+  assert said.endswith(' A narrow U-Net wins: no other shape that raced is better.')
   for other in (BEST, raced('level', 9.0, 0.853)):  # it was taken as it is faster
-    assert 'wins' not in fronts.write_sentence([narrow, other])
+    said = fronts.write_sentence([narrow, other])
+    assert said.endswith(
+      ' A narrow U-Net wins: of the chosen ones that are nearly as good as the best it is the '
+      'fastest.'
+    )
+  assert 'wins' not in fronts.write_sentence([dataclasses.replace(FAST, source='unet'), TAKEN])
+
+
+# --- the picture
+
+
+@pytest.fixture
+def dots(monkeypatch):
+  """The dots that are drawn, as (ms, DSC in percent) to their style; and the ends of intervals."""
+  found, ends = {}, {}
+  scatter, plot = matplotlib.axes.Axes.scatter, matplotlib.axes.Axes.plot
+
+  def note_dot(axes, x, y, **style):
+    if not isinstance(x, list):  # those of the legend have no place
+      found.setdefault((x, round(y, 6)), []).append(style)
+    return scatter(axes, x, y, **style)
+
+  def note_interval(axes, x, y, **style):
+    ends[x[0]] = [round(end, 6) for end in y]
+    return plot(axes, x, y, **style)
+
+  monkeypatch.setattr(matplotlib.axes.Axes, 'scatter', note_dot)
+  monkeypatch.setattr(matplotlib.axes.Axes, 'plot', note_interval)
+  return found, ends
+
+
+def train(workdir, place, scores):
+  """Writes the summary of a full training with the DSC of its validation patients by name."""
+  summary = Retrained(
+    model='lean', parameters=1, macs=1, image=(8, 8, 1), genotype=None, epochs=1,
+    planned_epochs=(1,), precision='float32', steps=1, best_epoch=1, largest_component=(),
+    validation_dsc=float(np.mean([*scores.values()])), selection='', seconds=1,
+    patients=tuple(PatientScore(*one) for one in scores.items()),
+  )  # fmt: skip
+  records.write(workdir / place / 'retrain' / 'summary.json', summary)
+
+
+def test_dots_of_full_trainings_are_filled_and_at_their_dsc_and_all_others_are_hollow(
+  tmp_path, dots
+):
+  places = tuple(f'front/taken/full/seed_{seed}' for seed in range(2))
+  full = dataclasses.replace(TAKEN, full=places, full_validation_dsc=0.87)
+  train(tmp_path, places[0], {'a': 0.80, 'b': 0.90, 'c': 0.95})
+  train(tmp_path, places[1], {'a': 0.84, 'b': 0.88, 'c': 0.85})
+  rival = raced('rival', 6.0, 0.83, validation_ci95=(0.81, 0.85))
+  early = raced('early', 3.0, 0.7, rung=1, validation_ci95=(0.6, 0.8))
+  write(tmp_path, [early, full, rival], folder='front')
+  page = page_of(tmp_path)
+  found, ends = dots
+  assert sorted(found) == [(3.0, 70.0), (4.0, 87.0), (6.0, 83.0)]
+  dot, ring = found[4.0, 87.0]
+  assert dot['color'] == plots.ACCENT and dot['alpha'] == 1 and ring['facecolors'] == 'none'
+  for place, opacity in (((6.0, 83.0), 1.0), ((3.0, 70.0), 0.35)):
+    (dot,) = found[place]
+    assert dot['facecolors'] == plots.GROUND and dot['edgecolors'] == plots.ACCENT
+    assert dot['alpha'] == opacity
+  means = np.array([0.82, 0.89, 0.90])  # over the seeds
+  of_full = [100 * end for end in statistics.bootstrap_interval(means) or ()]
+  assert ends == {4.0: pytest.approx(of_full), 6.0: pytest.approx([81, 85])}
+  for text in ('>trained in full</text>', '>in the race only</text>', 'Hollow: all others, after'):
+    assert text in page
+  assert 'trained in full, with 95&nbsp;% intervals over these patients' in page
+  assert '>test patients</text>' not in page
+
+
+def test_without_full_trainings_every_dot_is_filled_and_at_the_dsc_of_the_race(tmp_path, dots):
+  write(tmp_path, [raced('early', 3.0, 0.7, rung=1), raced('lost', 3.5, None), TAKEN])
+  page = page_of(tmp_path)
+  found, ends = dots
+  assert sorted(found) == [(3.0, 70.0), (4.0, 85.2)] and list(ends) == [4.0]
+  assert 'facecolors' not in found[3.0, 70.0][0] and found[3.0, 70.0][0]['alpha'] == 0.35
+  assert 'ollow' not in page and 'trained in full' not in page and 'race only' not in page
+
+
+@pytest.mark.parametrize('is_gone', [True, False])
+def test_full_trainings_that_are_gone_or_whose_dsc_is_no_mean_over_patients_have_no_interval(
+  tmp_path, dots, is_gone
+):
+  full = dataclasses.replace(TAKEN, full=('front/taken/full/seed_0',), full_validation_dsc=0.87)
+  write(tmp_path, [full], folder='front')
+  if not is_gone:
+    train(tmp_path, full.full[0], {'a': 0.80, 'b': 0.90})  # the DSC is pooled over slices
+  assert 'Filled: networks that were trained in full. Hollow' in page_of(tmp_path)
+  assert not dots[1]
+
+
+def test_what_the_choice_can_be_checked_by_is_named_where_it_is_there(tmp_path):
+  write(tmp_path, [TAKEN])
+  assert 'race.json' not in page_of(tmp_path)
+  files.write_json(tmp_path / 'search' / 'race.json', {})
+  assert 'is in <code>search/race.json</code>' in page_of(tmp_path)
 
 
 def write(workdir, found, folder='search'):
@@ -89,7 +202,7 @@ def test_the_page_has_the_picture_the_tables_and_each_chosen_network(tmp_path):
     'diverged',
     'taken: half 8 16 add',
     '85.20',
-    '50 ms',
+    '50&nbsp;ms',
   ):
     assert text in page
   assert 'test DSC' not in page  # nothing is scored
@@ -107,7 +220,8 @@ def test_test_scores_appear_once_there_are_some_and_both_fronts_are_shown(tmp_pa
   assert 'The race' in page and 'The front' in page and 'narrow U-Net' in page
   for text in ('87.30', '86.70', '86.60', '85.00 to 88.00', 'test DSC'):
     assert text in page
-  assert 'and 87.3 % DSC on the validation patients' in page  # after the full training
+  assert ', and 87.3 % DSC on the validation patients' in page  # after the full training
+  assert '>test patients</text>' in page
 
 
 def test_a_front_alone_is_what_its_page_begins_with(tmp_path):

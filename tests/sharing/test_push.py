@@ -74,7 +74,8 @@ def make_model(tmp_path_factory, random_model):
     folder = random_model(tmp_path_factory.mktemp('Jane_Doe') / 'model', config, seed=seed)
     (folder / 'card.md').write_text(CARD)
     genotype = json.loads((folder / 'genotype.json').read_text())
-    genotype['provenance'] = {'data': 'folder', 'seed': 3, 'file': PLACES[1], 'by': PATIENTS[0]}
+    told = {'data': 'folder', 'seed': 3, 'threads': 2}
+    genotype['provenance'] = {**told, 'file': PLACES[1], 'by': PATIENTS[0]}
     genotype['comment'] = f'drawn by hand for {PATIENTS[0]}'
     (folder / 'genotype.json').write_text(json.dumps(genotype))
     model_folder.add_scores(folder, SCORES)
@@ -207,7 +208,7 @@ def test_nothing_that_names_a_patient_or_a_place_goes(model, exported, server):
   scores = json.loads(sent['scores.json'])
   assert scores['dsc_mean'] == SCORES['dsc_mean'] and scores['patients'] == 2
   genotype = json.loads(sent['genotype.json'])
-  assert genotype['provenance'] == {'data': 'folder', 'seed': 3}
+  assert genotype['provenance'] == {'data': 'folder', 'seed': 3, 'threads': 2}
   card = sent['card.md'].decode()
   assert '- Weights: 12 tensors as they are' in card and 'WARNING: it has learned from' in card
 

@@ -257,11 +257,14 @@ def group_norm(
   variance = graph.add('Relu', variance)  # rounding must not make it negative
   # One batch normalisation over the channels of all examples takes one pass, with any statistics.
   shape, flat = graph.add('Shape', mean_), graph.integers(-1)
+  # Sides are named where they are known, as of two Reshapes in a row OpenCV 5.0 takes the zeros of
+  # the second from the input of the first.
+  sides = [graph.side >> x.level] * 2
   spread = [
     graph.add('Expand', graph.constant(parameters[name].reshape(1, channels, 1, 1)), shape)
     for name in ('scale', 'bias')
   ]
-  name = graph.add('Reshape', x.name, graph.integers(1, -1, 0, 0))
+  name = graph.add('Reshape', x.name, graph.integers(1, -1, *sides))
   arguments = [graph.add('Reshape', one, flat) for one in (*spread, mean_, variance)]
   name = graph.add('BatchNormalization', name, *arguments, epsilon=norm.EPSILON)
-  return x._replace(name=graph.add('Reshape', name, graph.integers(-1, channels, 0, 0)))
+  return x._replace(name=graph.add('Reshape', name, graph.integers(-1, channels, *sides)))

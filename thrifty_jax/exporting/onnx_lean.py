@@ -120,7 +120,11 @@ def _up(graph: Graph, x: Tensor, params: Parameters, kind: str) -> Tensor:
     return _transposed(graph, x, params, 2)
   y = convolve(graph, [x], params['filter']['kernel'], bias=params['filter']['bias'])
   kinds = {
-    'nearest': {'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'floor'},
+    'nearest': {  # is the mode without a name too, but OpenCV refuses a Resize that has none
+      'mode': 'nearest',
+      'coordinate_transformation_mode': 'asymmetric',
+      'nearest_mode': 'floor',
+    },
     'bilinear': {'mode': 'linear', 'coordinate_transformation_mode': 'half_pixel'},
   }
   scales = graph.constant(np.array([1, 1, 2, 2], np.float32))

@@ -24,6 +24,9 @@ from thrifty_jax.scores import cases
 
 SLICES = 64  # number of slices to calibrate on
 COPIES = 3  # of the network in temporary files; two and a bit were measured
+# Most validation DSC that 8 bits may lose before the export advises against them, as in a race
+# (racing.choice.EIGHT_BITS).
+LOSS = 0.002
 
 
 def quantise(content: bytes, inputs: Iterable[np.ndarray], *, whole: bool) -> bytes:
@@ -97,6 +100,17 @@ class Quantised:
   validation_dsc_float: float | None
   validation_dsc: float | None
   test_dsc: float | None
+
+  @property
+  def advice(self) -> str:
+    """What to do where 8 bits lose more than LOSS of the validation DSC; '' where they do not."""
+    before, after = self.validation_dsc_float, self.validation_dsc
+    if before is None or after is None or before - after <= LOSS:
+      return ''
+    return (
+      f'8 bits lose {100 * (before - after):.2f} points of the validation DSC, more than '
+      f'{100 * LOSS:g}: take model.onnx, the float32 file'
+    )
 
   def __str__(self) -> str:
     before, after, parts = self.validation_dsc_float, self.validation_dsc, []

@@ -13,6 +13,7 @@ from thrifty_jax.logbook import say
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.layers import Layer, activation_bytes, layers
 from thrifty_jax.networks.model_spec import make_untrained_spec
+from thrifty_jax.reporting import structure
 from thrifty_jax.scores import tables
 
 # Measures the network of a config and its genotype: figures for JSON, and lines for a person.
@@ -48,7 +49,7 @@ def describe(config: ConfigDict, workdir: Path, *, measure: Measure) -> dict[str
   }
   print('\n'.join(['', *format_table(found), '']))
   say('network', f'{parameters:,} parameters, {parameters * 4 / 2**20:.2f} MiB as float32')
-  unit, letter = _unit(macs)
+  unit, letter = structure.find_unit(macs)
   shape = ' x '.join(map(str, image))
   say('MACs', f'{macs / unit:.2f} {letter} to predict a slice of {shape}')
   if config.model.deep_supervision:
@@ -67,7 +68,7 @@ def format_table(found: Sequence[Layer]) -> list[str]:
   """Formats a line per layer, with parts indented below their cell, and the total."""
   whole = [layer for layer in found if len(layer.path) == 1]
   total, parameters = sum(layer.macs for layer in whole), sum(layer.parameters for layer in whole)
-  unit, letter = _unit(total / 100)  # leaves digits for small layers
+  unit, letter = structure.find_unit(total / 100)  # leaves digits for small layers
   rows = [('layer', 'kind', 'output', 'parameters', f'MACs ({letter})', 'share')]
   for layer in found:
     name = '  ' * (len(layer.path) - 1) + layer.path[-1]
@@ -80,10 +81,3 @@ def format_table(found: Sequence[Layer]) -> list[str]:
   lines = tables.align(rows, left=2)
   rule = '-' * max(map(len, lines))
   return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-
-
-def _unit(count: float) -> tuple[float, str]:
-  """Unit, and its letter, for which the count has digits before the decimal point."""
-  if count >= 1e9:
-    return 1e9, 'G'
-  return (1e6, 'M') if count >= 1e6 else (1e3, 'k')

@@ -1,10 +1,11 @@
 """The section about a race: the front as a picture, the table, the chosen networks, a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -13,12 +14,16 @@ from thrifty_jax.drawings import drawing, lean_drawing
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.reporting import inputs, plots
-from thrifty_jax.run_files import Raced
+from thrifty_jax.run_files import Raced, Retrained
+from thrifty_jax.scores import statistics
 
 TITLES = {'search': 'The race', 'front': 'The front'}  # folder -> heading
 # Source of a network -> words for its kind and their colour; all others are lean.
 KINDS = {'unet': ('narrow U-Net', plots.SECOND), 'genotype': ('given genotype', plots.MUTED)}
 LEAN = ('lean network', plots.ACCENT)
+HEIGHT = 3.7  # of the picture in inches, with the legend
+ROUNDING = 0.0005  # most that a mean DSC over patients differs from the same of another file
+COURSE = 'race.json'  # file beside front.json by which the choice can be checked
 
 
 def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
@@ -52,13 +57,24 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
   # Older versions left none; those of config.json may be of a later command.
   budgets = records.read_optional(workdir / name / 'budgets.json', tuple[float, ...]) or ()
   full = [place for one in raced for place in one.full]
+  intervals = {
+    one.name: found for one in raced if (found := _find_interval(workdir, one)) is not None
+  }
   return {
     'sentence': write_sentence(raced, part),
-    'picture': draw(raced, budgets=sorted({*budgets, *met}), part=part, name=f'front-{name}'),
+    'picture': draw(
+      raced,
+      budgets=sorted({*budgets, *met}),
+      part=part,
+      name=f'front-{name}',
+      intervals=intervals,
+    ),
     'finalists': finalists,
     'others': [one for one in raced if one.rung < last],
     'unmet': [f'{budget:g}' for budget in budgets if budget not in met],
     'full': bool(full),
+    'intervals': intervals,
+    'course': f'{name}/{COURSE}' if (workdir / name / COURSE).exists() else '',
     'evaluated': inputs.read_evaluated(workdir / full[0]) if full else None,
     'scored': any(one.test_dsc is not None for one in raced),
     # A single one is drawn as the run's own architecture.
@@ -71,12 +87,47 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
   }
 
 
-def draw(raced: Sequence[Raced], *, budgets: Sequence[float], part: str, name: str) -> Markup:
+def _find_interval(workdir: Path, one: Raced) -> tuple[float, float] | None:
+  """Returns the 95% interval of the validation DSC of full trainings; None if it has none.
+
+  A patient's DSC is the mean over the seeds, as in the choice. A DSC that is no mean over patients,
+  as that of the protocol pooled_2d, has no interval.
+  """
+  found = [
+    {patient.patient: patient.dsc for patient in trained.patients}
+    for place in one.full
+    if (trained := records.read_optional(workdir / place / 'retrain' / 'summary.json', Retrained))
+  ]
+  both = sorted(set.intersection(*map(set, found))) if found else ()
+  values = np.array([np.mean([scores[patient] for scores in found]) for patient in both])
+  if not both or abs(values.mean() - _dsc(one)) > ROUNDING:
+    return None
+  return statistics.bootstrap_interval(values)
+
+
+def draw(
+  raced: Sequence[Raced],
+  *,
+  budgets: Sequence[float],
+  part: str,
+  name: str,
+  intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Markup:
   """Draws validation and test DSC over milliseconds, and lines at the budgets, as SVG.
 
-  Networks that left the race before the last rung are pale; one that diverged is left out.
+  Dots have the DSC of the full training; hollow is a network that has none beside others that do,
+  at the DSC of the race. Networks that left before the last rung are pale; one that diverged is
+  left out.
+
+  Args:
+    raced: Networks to draw.
+    budgets: Milliseconds of the lines.
+    part: Word for what a network sees at once.
+    name: Name of the picture, unique on the page.
+    intervals: Ends of the intervals of full trainings, in [0, 1], by the network's name.
   """
   last = max(one.rung for one in raced)
+  any_full = any(_is_full(one) for one in raced)
   with matplotlib.rc_context(plots.STYLE):
     figure, axes = plots.start_front(part)
     for budget in budgets:
@@ -84,24 +135,48 @@ def draw(raced: Sequence[Raced], *, budgets: Sequence[float], part: str, name: s
     for kind, colour in (LEAN, *KINDS.values()):
       shown = [one for one in raced if kind_of(one) == kind and one.validation_dsc is not None]
       for one in shown:
-        _draw_dot(axes, one, colour, is_finalist=one.rung == last)
+        is_hollow, is_pale = any_full and not _is_full(one), one.rung < last
+        ends = None if is_pale else one.validation_ci95
+        ends = (intervals or {}).get(one.name) if _is_full(one) else ends
+        _draw_dot(axes, one, colour, ends, is_hollow=is_hollow, is_pale=is_pale)
       if shown:
         axes.scatter([], [], s=26, color=colour, linewidths=0, label=kind)
-    axes.legend(loc='best', labelcolor=plots.MUTED)
+    if any_full:
+      axes.scatter([], [], s=26, color=plots.MUTED, linewidths=0, label='trained in full')
+      _draw_hollow(axes, ([], []), plots.MUTED, label='in the race only')
+    if any(one.test_dsc is not None for one in raced):
+      axes.scatter([], [], s=13, marker='D', color=plots.INK, label='test patients')
+    figure.set_figheight(HEIGHT)
+    figure.legend(loc='outside lower center', ncols=3, labelcolor=plots.MUTED)
     return plots.to_svg(figure, name)
 
 
-def _draw_dot(axes: Axes, one: Raced, colour: str, *, is_finalist: bool) -> None:
+def _draw_dot(
+  axes: Axes,
+  one: Raced,
+  colour: str,
+  interval: tuple[float, float] | None,
+  *,
+  is_hollow: bool,
+  is_pale: bool,
+) -> None:
   """Draws the scores of a network, and a ring around the one to take."""
-  dsc, opacity = 100 * (one.validation_dsc or 0), 1.0 if is_finalist else 0.3
-  axes.scatter(one.ms, dsc, s=26, color=colour, alpha=opacity, linewidths=0, zorder=3)
-  if one.validation_ci95 and is_finalist:
-    ends = [100 * end for end in one.validation_ci95]
+  dsc, opacity = 100 * _dsc(one), 0.35 if is_pale else 1.0
+  if is_hollow:
+    _draw_hollow(axes, (one.ms, dsc), colour, alpha=opacity, zorder=2.7)
+  else:
+    axes.scatter(one.ms, dsc, s=26, color=colour, alpha=opacity, linewidths=0, zorder=3)
+  if interval:
+    ends = [100 * end for end in interval]
     axes.plot([one.ms] * 2, ends, color=colour, linewidth=1.2, alpha=0.6, zorder=2.5)
   if one.test_dsc is not None:
-    axes.scatter(one.ms, 100 * one.test_dsc, s=24, marker='D', color=plots.INK, zorder=3.5)
+    axes.scatter(one.ms, 100 * one.test_dsc, s=13, marker='D', color=plots.INK, zorder=3.5)
   if one.knee:
     axes.scatter(one.ms, dsc, s=120, facecolors='none', edgecolors=plots.INK, linewidths=1.3)
+
+
+def _draw_hollow(axes: Axes, place: tuple[Any, Any], colour: str, **style: Any) -> None:
+  axes.scatter(*place, s=22, facecolors=plots.GROUND, edgecolors=colour, linewidths=1.2, **style)
 
 
 def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
@@ -114,19 +189,24 @@ def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
     return 'No network reached the end of the race.'
   text = (
     f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a {part} of '
-    f'{taken.size} x {taken.size} pixels and {_percent(taken)} % DSC on the validation patients'
+    f'{taken.size} x {taken.size} pixels in {_way(taken)}, and {_percent(_dsc(taken))} % DSC on '
+    'the validation patients'
   )
+  if taken.precision == 'int8' and taken.int8_validation_dsc is not None:
+    text += f', {_percent(taken.int8_validation_dsc)} % in 8 bits'
   rivals = [one for one in raced if one.chosen or one.full]
   faster = [one for one in rivals if one.ms < taken.ms][-1:]
   better = [one for one in rivals if _dsc(one) > _dsc(taken) and one not in faster][:1]
   others = [f'the next faster one, {_beside(one, taken)}' for one in faster]
   others += [f'the next better one, {_beside(one, taken)}' for one in better]
   text += '; ' + ', and '.join(others) if others else ''
+  if taken.source != 'unet':
+    return f'{text}.'
   peers = [one for one in raced if one.rung == taken.rung]
   beaten = any(_dsc(one) > _dsc(taken) for one in rivals)
   beaten |= any((one.validation_dsc or 0) > (taken.validation_dsc or 0) for one in peers)
-  narrow = taken.source == 'unet' and not beaten
-  return f'{text}.{" A narrow U-Net wins: no other shape that raced is better." if narrow else ""}'
+  why = 'of the chosen ones that are nearly as good as the best it is the fastest'
+  return f'{text}. A narrow U-Net wins: {why if beaten else "no other shape that raced is better"}.'
 
 
 def kind_of(one: Raced) -> str:
@@ -135,19 +215,31 @@ def kind_of(one: Raced) -> str:
   return words
 
 
+def _way(one: Raced) -> str:
+  """Returns the runtime and the precision that the milliseconds of a network are of."""
+  return f'{one.runtime} {one.precision}'
+
+
 def _beside(one: Raced, taken: Raced) -> str:
   points = round(100 * (_dsc(one) - _dsc(taken)), 1)
   told = f'{abs(points)} points {"better" if points > 0 else "worse"}' if points else 'as good'
-  return f'{one.name}, takes {one.ms:.1f} ms and is {told}'
+  way = f' in {_way(one)}' if _way(one) != _way(taken) else ''
+  return f'{one.name}, takes {one.ms:.1f} ms{way} and is {told}'
+
+
+def _is_full(one: Raced) -> bool:
+  """Returns whether a network was trained in full."""
+  return one.full_validation_dsc is not None
 
 
 def _dsc(one: Raced) -> float:
   """Returns the validation DSC, after the full trainings if there are any."""
-  return one.full_validation_dsc or one.validation_dsc or 0.0
+  full = one.full_validation_dsc
+  return (one.validation_dsc or 0.0) if full is None else full
 
 
-def _percent(one: Raced) -> str:
-  return f'{100 * _dsc(one):.1f}'
+def _percent(dsc: float) -> str:
+  return f'{100 * dsc:.1f}'
 
 
 def _draw(path: Path) -> list[Markup]:

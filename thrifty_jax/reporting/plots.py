@@ -26,8 +26,9 @@ COLOURS = {
   '#0a0b03': 'var(--line)',
   '#0a0b04': 'var(--accent)',
   '#0a0b05': 'var(--second)',
+  '#0a0b06': 'var(--ground)',
 }
-INK, MUTED, GRID, ACCENT, SECOND = COLOURS
+INK, MUTED, GRID, ACCENT, SECOND, GROUND = COLOURS
 _OPERATIONS = {row.colour.name: f'#0a0c{i:02x}' for i, row in enumerate(space.OPERATIONS)}
 COLOURS |= {drawn: f'var(--op-{name})' for name, drawn in _OPERATIONS.items()}
 LONGEST = 60  # letters of a name at most

@@ -65,6 +65,7 @@ def report(workdir: Path | str) -> Path:
     seeds=tables.format_seeds,
     count=lambda value: '–' if value is None else f'{value:,}',  # 605,280
     gibibytes=lambda value: '–' if value is None else f'{value / 2**30:.2f} GiB',
+    macs=structure.format_macs,
     duration=logbook.format_duration,
   )
   return files.write_text(workdir / 'report.html', page)
@@ -163,7 +164,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     },
     'colours': structure.COLOURS,
     'dark_colours': structure.DARK_COLOURS,
-    **structure.draw(workdir, settings.model.depth),
+    **structure.draw(workdir, settings.model.depth, named.part),
   }
 
 

@@ -20,7 +20,7 @@ _GENOTYPE = ('format', 'version', 'space', 'shape', *genotype.CELL_KINDS, 'skipp
 _PROVENANCE = (
   *('data', 'seed', 'fold', 'epochs', 'planned_epochs', 'depth', 'parameters', 'channels'),
   *('search', 'max_ms', 'name', 'source', 'parent', 'drawn', 'made_for', 'ms', 'runtime'),
-  *('precision', 'size', 'machine', 'validation_dsc'),
+  *('precision', 'size', 'threads', 'machine', 'validation_dsc'),
 )
 
 

@@ -1,31 +1,51 @@
 """Model card: a description of a model folder for its users."""
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from thrifty_jax import RESEARCH_USE, words
 from thrifty_jax.data import splits
+from thrifty_jax.networks import genotype
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import ModelSpec
-from thrifty_jax.reporting import origins
+from thrifty_jax.reporting import origins, structure
 from thrifty_jax.run_files import Retrained
 
 
 def write(
-  config: ConfigDict, spec: ModelSpec, summary: Retrained, *, title: str, citation: str
+  config: ConfigDict,
+  spec: ModelSpec,
+  summary: Retrained,
+  *,
+  title: str,
+  citation: str,
+  genotype_file: Path | None,
 ) -> str:
-  """Returns the text of the model card; `title` is what people call the data set."""
+  """Returns the text of the model card.
+
+  Args:
+    config: Settings of the run.
+    spec: What the network expects.
+    summary: Result of its training.
+    title: Name that people have for the data set.
+    citation: How the data are cited; '' if that is not known.
+    genotype_file: File of its genotype; None for a baseline.
+  """
   data = config.data
   source = citation or 'as its owner asks'
   names = f"""
 Each channel has a file, in the order of its names by `{data.pattern}`: CASE_0000, CASE_0001, ...
 """
-  scan = words.choose(data.unit).scan
+  named = words.choose(data.unit, data.reduction)
+  scan = named.scan
   return f"""\
 # {summary.model} for {', '.join(data.classes[1:])}
 
 {RESEARCH_USE}
 
 - Data: {title}, {splits.describe(data)}, {words.describe_drawing(data)}
-- Parameters: {summary.parameters:,}
+{_tell_cost(summary, genotype_file, named.part)}\
 - Chosen: epoch {summary.best_epoch} of {summary.epochs}, by the {summary.selection}: \
 {100 * summary.validation_dsc:.2f} %
 - Patients: SHA-256 {spec.splits_sha256} of who trained, validated and tests
@@ -45,6 +65,21 @@ terms decide what may be done with them: read those before you pass this folder 
 Cite the method: Chen, Zhang, Zheng and Pan, Thrifty Neural Architecture Search for Medical Image
 Segmentation (Student Abstract), AAAI 2022. Cite the data: {source}.
 """
+
+
+def _tell_cost(summary: Retrained, genotype_file: Path | None, part: str) -> str:
+  """Returns the lines on the size of the network and, if a race has found it, on its time."""
+  height, width, _ = summary.image
+  macs = f'{structure.format_macs(summary.macs)} for a {part} of {height} x {width} pixels'
+  lines = [f'Parameters: {summary.parameters:,}', f'Multiplications: {macs}']
+  if genotype_file:
+    found = genotype.load_any(genotype_file)
+    timed = structure.find_time(genotype.read_provenance(genotype_file))
+    if isinstance(found, LeanShape):
+      lines.insert(0, f'Shape: {found.title}')
+    if timed:
+      lines.append(f'Time: {structure.tell_time(timed, part)}')
+  return ''.join(f'- {line}\n' for line in lines)
 
 
 def _tell_start(summary: Retrained) -> str:

@@ -310,7 +310,9 @@ def save(
     taught=teacher.read(workdir / 'retrain') if config.retrain.teacher else None,
   )
   title, citation = data_file.read_title(workdir, config.data.name), prepared.citation
-  card = model_card.write(config, spec, summary, title=title, citation=citation)
+  card = model_card.write(
+    config, spec, summary, title=title, citation=citation, genotype_file=genotype_file
+  )
   model_folder.save(
     workdir / 'model', best.params, spec=spec, genotype_file=genotype_file, card=card
   )
