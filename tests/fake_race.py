@@ -78,6 +78,7 @@ class Stands:
     diverges: Function from a genotype and the number of epochs to whether the loss is non-finite.
     stop: Function from the number of trainings that began to whether a signal stops the next one.
     measured: Function that is called with the names of networks before they are timed.
+    ways: Runtime, precision and share of find_ms of each way in which networks are timed.
   """
 
   def __init__(self, monkeypatch):
@@ -85,6 +86,7 @@ class Stands:
     self.diverges = lambda found, epochs: False
     self.stop = lambda count: False
     self.measured = lambda names: None
+    self.ways = [('jax', 'float32', 1.0)]
     monkeypatch.setattr(timing, 'of_config', lambda name, config, found: Candidate(name, found))
     monkeypatch.setattr(timing.costs, 'measure', self._measure)
     monkeypatch.setattr(
@@ -96,13 +98,19 @@ class Stands:
     monkeypatch.setattr(trainings.retrain, 'retrain', self._retrain)
     monkeypatch.setattr(trainings.data_file, 'pass_on', lambda workdir, place, config: None)
     monkeypatch.setattr(jobs.device, 'prepare', lambda config: None)
-    monkeypatch.setattr(jobs.lock, 'hold', lambda place, wait: contextlib.nullcontext())
+    monkeypatch.setattr(jobs.lock, 'hold', lambda *places, **settings: contextlib.nullcontext())
 
   def _measure(self, candidates, ways, *, threads, repeats, most_spread, activations):
     names = [one.name for one in candidates]
     self.measured(names)
     self.timed += names
-    return [make_cost(one.name, one.member) for one in candidates]
+    return [
+      make_cost(
+        one.name, one.member, runtime=runtime, precision=name, ms=share * find_ms(one.member)
+      )
+      for one in candidates
+      for runtime, name, share in self.ways
+    ]
 
   def _retrain(self, config, folder):
     if self.stop(len(self.trained)):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from thrifty_jax import files, records
 from thrifty_jax.allowed import Allowed, within
 from thrifty_jax.errors import InputError
-from thrifty_jax.records import Inline
+from thrifty_jax.records import WRITTEN, Inline
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,18 @@ def test_a_field_with_a_default_may_be_missing_and_other_names_are_ignored():
   found = records.parse(CONTENT | {'more': [1, 'a'], 'note': 'n'}, Whole, 'x')
   assert (found.more, found.note) == ((1, 'a'), 'n')
   assert records.to_json(found) == CONTENT | {'more': [1, 'a'], 'note': 'n'}
+
+
+@dataclass(frozen=True)
+class Optional:
+  score: float | None = field(default=None, metadata=WRITTEN)
+  counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def test_a_default_that_is_always_written_or_made_may_be_missing_too():
+  assert records.to_json(Optional()) == {'score': None, 'counts': {}}
+  assert records.parse({}, Optional, 'x') == Optional()
+  assert records.parse({'score': 1, 'counts': {'a': 2}}, Optional, 'x') == Optional(1, {'a': 2})
 
 
 def test_an_inline_record_is_none_where_all_its_names_are_null():

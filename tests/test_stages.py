@@ -98,6 +98,24 @@ def test_cells_are_searched_where_a_race_was_stopped_before_it_trained(config, t
   stages.refuse_changes(config, tmp_path)
 
 
+def test_a_race_without_the_list_of_its_networks_is_to_be_run_again(config, tmp_path):
+  configs.set_model(config, 'lean')
+  folder = tmp_path / 'search'
+  files.write_json(tmp_path / 'config.json', stages.to_json(config))
+  files.write_json(folder / 'genotype.json', {'space': 'lean'})
+  assert stages.SEARCH.is_done(tmp_path)  # a copy
+  (folder / 'genotypes').mkdir()
+  assert not stages.SEARCH.is_done(tmp_path) and stages.SEARCH.is_begun(tmp_path)
+  config.seed = 1
+  with pytest.raises(InputError, match='search is half done .*: seed 0 -> 1'):
+    stages.refuse_changes(config, tmp_path)
+  files.write_json(folder / 'front.json', [])
+  assert stages.SEARCH.is_done(tmp_path)
+  (folder / 'front.json').unlink()
+  files.write_json(folder / 'genotype.json', {'space': 'thrifty'})  # cells were searched after it
+  assert stages.SEARCH.is_done(tmp_path)
+
+
 def test_what_is_done_with_settings_that_are_not_known_is_refused(config, workdir):
   (workdir / 'config.json').unlink()
   with pytest.raises(InputError, match=r'config\.json: there is no such file, but retrain is done'):

@@ -12,8 +12,8 @@ The annotation of a field says what the file holds there:
     Annotated[X, Inline(prefix)]      no object of its own: the fields of X stand beside the others,
                                       behind a prefix; null under all their names is None
 
-A field with a default may be missing, and is not written while it has that value. Names of no field
-are ignored.
+A field with a default may be missing, and is not written while it has that value, unless its
+metadata are WRITTEN or a factory makes the default. Names of no field are ignored.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from thrifty_jax.errors import InputError
 
 T = TypeVar('T')
 _LARGEST = 1e15  # of a number: pictures have no place for more
+WRITTEN = {'is_written': True}  # metadata of a field that is written at its default too
 REMEDY = 'put it back, or remove it and run the stage that writes it again'
 _UNIONS = (typing.Union, types.UnionType)
 _NAMES: dict[Any, str] = {
@@ -47,11 +48,16 @@ class Inline(NamedTuple):
 
 
 class _Field(NamedTuple):
-  """A field of a record; `inline` is the record whose fields stand in its place, else None."""
+  """A field of a record.
+
+  `default` is the value that is not written, MISSING if there is none; `inline` is the record whose
+  fields stand in its place, else None.
+  """
 
   name: str
   form: Any
   default: Any
+  may_be_missing: bool
   inline: Any = None
   prefix: str = ''
 
@@ -111,7 +117,10 @@ def _fields(record: type) -> list[_Field]:
     if typing.get_origin(form) is Annotated and isinstance(form.__metadata__[0], Inline):
       form, (prefix,) = typing.get_args(form)
       inline = next(filter(dataclasses.is_dataclass, (form, *typing.get_args(form))))
-    found.append(_Field(field.name, form, field.default, inline, prefix))
+    missing = dataclasses.MISSING
+    default = missing if field.metadata == WRITTEN else field.default
+    has_default = field.default is not missing or field.default_factory is not missing
+    found.append(_Field(field.name, form, default, has_default, inline, prefix))
   return found
 
 
@@ -149,7 +158,7 @@ def _parse_record(value: dict[str, Any], record: Any, place: str, prefix: str = 
       found[field.name] = None if is_none else _parse_record(value, field.inline, place, start)
     elif key in value:
       found[field.name] = _parse(value[key], field.form, _at(place, key))
-    elif field.default is dataclasses.MISSING:
+    elif not field.may_be_missing:
       raise ValueError(f'{_at(place, key)} is missing, expected {_describe(field.form)}')
   return record(**found)
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from thrifty_jax.allowed import Allowed, one_of, within
-from thrifty_jax.records import Inline
+from thrifty_jax.records import WRITTEN, Inline
 
 
 def _is_inside(value: str) -> bool:
@@ -298,10 +298,102 @@ class Raced:
   folder: Inside  # of its last trainings, likewise
   full: tuple[Inside, ...] = ()  # folders of its full trainings, one a seed
   full_validation_dsc: float | None = None  # mean of them, on the run's own split
-  test_dsc: float | None = None  # mean of them over the test patients; None where not scored
+  # Mean of them over the test patients; None where not scored.
+  test_dsc: float | None = dataclasses.field(default=None, metadata=WRITTEN)
   test_ci95: tuple[float, float] | None = None  # over patients, of their means over the seeds
-  int8_validation_dsc: float | None = None  # as full_validation_dsc, where it runs in 8 bits
+  # Mean of its full trainings, without any of its last ones, where it was scored in 8 bits.
+  int8_validation_dsc: float | None = None
   int8_test_dsc: float | None = None  # as test_dsc, likewise
+
+
+@dataclass(frozen=True)
+class Ranked:
+  """A network that was trained in a rung of a race."""
+
+  name: str
+  dsc: float | None  # mean over the validation patients of all folds; None if it diverged
+
+
+@dataclass(frozen=True)
+class GroupOfRung:
+  """The networks that raced against each other in a rung (racing/race.py)."""
+
+  budget_ms: float
+  family: str  # lean, unet or genotype
+  limits_ms: tuple[float, float]  # above which and up to which they take
+  started: tuple[Ranked, ...]  # the best first
+  kept: tuple[str, ...]  # those that went on; () after the last rung
+  mutants: Mapping[str, str]  # those that joined them, each with the network it is a mutation of
+
+
+@dataclass(frozen=True)
+class RungOfRace:
+  """A rung of a race."""
+
+  epochs: Count  # of each training
+  groups: tuple[GroupOfRung, ...]
+
+
+@dataclass(frozen=True)
+class FoldOfRace:
+  """The patients of a fold of a race; all others train."""
+
+  validation_patients: tuple[str, ...]
+  test_patients: tuple[str, ...]  # who take no part
+
+
+@dataclass(frozen=True)
+class InEightBits:
+  """Scores of a network in 8 bits: int8.json of a training; in race.json the means of several."""
+
+  validation_dsc: float | None  # in [0, 1]; None if no validation patient has a score
+  test_dsc: float | None  # likewise; None also where test patients were not scored
+  weights_sha256: tuple[str, ...] = ()  # of the training; () in files of older versions
+  validation_dsc_float: float | None = None  # of the same network in float32; None in these too
+
+  @property
+  def loss(self) -> float:
+    """The validation DSC that 8 bits cost; 0 if there is no score."""
+    before, after = self.validation_dsc_float, self.validation_dsc
+    return 0.0 if before is None or after is None else before - after
+
+
+@dataclass(frozen=True)
+class Behind:
+  """A network within a budget, held to the best one within it."""
+
+  name: str
+  ms: float  # in the fastest way that counts, as in front.json
+  # Mean over the patients, less the loss of 8 bits if it was timed in them alone; None if it
+  # diverged.
+  dsc: float | None
+  # Of the best one's DSC to its own: the mean over the patients, and its standard error, which is
+  # None for a single patient; None if it diverged.
+  difference: float | None
+  error: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+  """The choice of a network for a budget."""
+
+  budget_ms: float
+  chosen: str | None  # None if no network is within it
+  networks: tuple[Behind, ...]  # all within it, the best first
+
+
+@dataclass(frozen=True)
+class RaceCourse:
+  """race.json: how a race went, so that its choice can be checked (racing/choice.py)."""
+
+  level_dsc: float  # most that the network for a budget may be behind the best within it
+  knee_dsc: float  # likewise that at the knee, behind the best of those chosen
+  int8_dsc: float  # most that 8 bits may cost for their time to count
+  folds: tuple[FoldOfRace, ...]
+  rungs: tuple[RungOfRace, ...]
+  in_8_bits: Mapping[str, InEightBits]  # of the networks that were scored so
+  full: bool  # whether full trainings chose, else those of the last rung
+  choices: tuple[Choice, ...]
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,30 @@ class Stage:
   planned: tuple[str, ...] = ()  # keys of the epochs planned in the first file that it leaves
 
   def is_done(self, workdir: Path, config: ConfigDict | None = None) -> bool:
-    """Whether its results are in the workdir and, given a config, cover all of its epochs."""
-    there = bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
+    """Whether its results are in the workdir and, given a config, cover all of its epochs.
+
+    A race has left the list of its networks too; where that was removed it is written anew.
+    """
+    there = self._has_left(workdir) and not self._lacks_front(workdir)
     if not (there and self.planned and config is not None) or config[self.name].get('minutes'):
       return there
     planned = self.read_planned(workdir)
     return planned is None or planned >= config[self.name].epochs
 
+  def _has_left(self, workdir: Path) -> bool:
+    return bool(self.leaves) and all((workdir / path).exists() for path in self.leaves)
+
+  def _lacks_front(self, workdir: Path) -> bool:
+    """Whether it is a search that raced, without the list of its networks."""
+    folder = workdir / 'search'
+    raced = self.name == 'search' and (folder / 'genotypes').is_dir()
+    if not raced or (folder / 'front.json').exists():
+      return False
+    return _read_space(workdir) == 'lean'  # a search of cells may have followed a race
+
   def read_planned(self, workdir: Path) -> int | None:
     """Reads how many epochs its results were planned for; None if it is not done or tells none."""
-    if not (self.planned and self.is_done(workdir)):
+    if not (self.planned and self._has_left(workdir)):
       return None
     found = files.read_json(workdir / self.leaves[0])
     for key in self.planned:
@@ -58,7 +72,7 @@ class Stage:
     """Whether it is done or would resume from a checkpoint."""
     # Several searches have a folder each.
     found = files.find_below(workdir / self.name, 'checkpoints/*')
-    return any(path.name.isdigit() for path in found) or self.is_done(workdir)
+    return any(path.name.isdigit() for path in found) or self._has_left(workdir)
 
   def has_read(self, field: str, config: ConfigDict) -> bool:
     """Whether its results depend on the field."""
@@ -168,13 +182,18 @@ def _find_kind(before: Mapping[str, Any], workdir: Path) -> str:
 
   The settings `before` tell it unless another network was trained since.
   """
-  if SEARCH.is_done(workdir):
-    found = files.read_json(workdir / SEARCH.leaves[0])
-    return found.get('space', 'thrifty') if isinstance(found, dict) else 'thrifty'
+  if (workdir / SEARCH.leaves[0]).exists():
+    return _read_space(workdir)
   name = before.get('model.name')
   if name in ('thrifty', 'lean') and not before.get('genotype'):
     return name
   return 'lean' if (workdir / 'search' / 'genotypes').is_dir() else 'thrifty'
+
+
+def _read_space(workdir: Path) -> str:
+  """Reads the space of the network that a search has found."""
+  found = files.read_json(workdir / SEARCH.leaves[0])
+  return found.get('space', 'thrifty') if isinstance(found, dict) else 'thrifty'
 
 
 def find_genotype(config: ConfigDict, workdir: Path) -> Path:

@@ -11,7 +11,6 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import onnx_graph, quantise
 from thrifty_jax.exporting.export_slices import RunData
 from thrifty_jax.exporting.onnx_network import FLOAT, IMAGE, LOGITS
-from thrifty_jax.racing import choice
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -148,7 +147,7 @@ def test_patients_without_a_score_have_none(monkeypatch):
   [(0.9, 0.8945, '0.55'), (0.9, 0.8981, ''), (0.9, 0.91, ''), (None, 0.5, ''), (0.9, None, '')],
 )
 def test_float32_is_advised_where_8_bits_lose_more_than_a_race_would_take(before, after, lost):
-  assert quantise.LOSS == choice.EIGHT_BITS == 0.002
+  assert quantise.LOSS == 0.002
   found = quantise.Quantised(b'', lambda image: image, before, after, None).advice
   line = f'8 bits lose {lost} points of the validation DSC, more than 0.2: take model.onnx, the '
   assert found == (f'{line}float32 file' if lost else '')

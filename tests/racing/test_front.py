@@ -11,10 +11,11 @@ from fake_race import TEST
 
 from thrifty_jax import config as configs
 from thrifty_jax import files, records
+from thrifty_jax.cost.costs import Cost
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
-from thrifty_jax.racing import front
-from thrifty_jax.run_files import Raced, Spread
+from thrifty_jax.racing import choice, course, front, timing
+from thrifty_jax.run_files import InEightBits, RaceCourse, Raced, Spread
 
 CELLS = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_avg_pool')),),
@@ -75,7 +76,7 @@ def test_the_search_leaves_the_genotype_for_the_budget_and_where_it_came_from(
   assert fake_race.find_ms(found) == best.ms <= 20
   told = genotype.read_provenance(path)
   assert (told['search'], told['max_ms'], told['name']) == ('race', 20.0, best.name)
-  assert told['validation_dsc'] == best.validation_dsc
+  assert (told['validation_dsc'], told['threads']) == (best.validation_dsc, best.threads)
   assert (best.chosen, best.budgets_ms, best.knee) == (True, (20.0,), True)
   assert files.read_json(path.with_name(front.BUDGETS)) == [20.0]
   lines = capsys.readouterr().out
@@ -102,14 +103,18 @@ def test_front_json_lists_all_that_raced_the_fastest_first_with_all_that_a_reade
   assert [one['ms'] for one in found] == sorted(one['ms'] for one in found)
   needed = {
     *('name', 'space', 'parameters', 'macs', 'ms', 'runtime', 'precision', 'size'),
-    *('validation_dsc', 'chosen', 'genotype', 'folder'),
+    *('validation_dsc', 'test_dsc', 'chosen', 'genotype', 'folder'),
   }
   assert all(needed <= {*one} for one in found)
+  assert all(one['test_dsc'] is None for one in found)
   assert {one['name'] for one in found} == {folder.split('/')[0] for folder, _ in stands.trained}
   lost = [one for one in found if one['validation_dsc'] is None]
   assert lost and not any(one['chosen'] for one in lost)
   for one in found:
     assert (tmp_path / one['genotype']).is_file() and (tmp_path / one['folder']).is_dir()
+  for one in found:
+    del one['test_dsc']  # as of older versions
+  files.write_json(tmp_path / 'search' / front.FILE, found)
   assert all(one.test_dsc is None for one in read(tmp_path, 'search'))
 
 
@@ -224,24 +229,6 @@ def test_test_patients_of_whom_none_has_a_score_stop_nobody(config, stands, tmp_
   assert found == [*read(tmp_path, 'front')]
 
 
-def test_scores_in_8_bits_are_those_of_the_weights(monkeypatch, tmp_path):
-  models = []
-  monkeypatch.setattr(front.model_folder, 'load', models.append)
-  content = types.SimpleNamespace(SerializeToString=lambda: b'')
-  monkeypatch.setattr(front.onnx_network, 'to_onnx', lambda member: content)
-  monkeypatch.setattr(front.export_slices, 'open_run', lambda folder: None)
-  quantised = types.SimpleNamespace(validation_dsc=0.7, test_dsc=0.6)
-  monkeypatch.setattr(front.quantise, 'quantise_model', lambda *_: quantised)
-  expected = {'int8_validation_dsc': 0.7, 'int8_test_dsc': 0.6}
-  for count, weights in ((1, 'one'), (1, 'one'), (2, 'other')):
-    checksums = {'sha256': {'weights.safetensors': weights}}
-    files.write_json(tmp_path / 'model' / 'checksums.json', checksums)
-    assert front._score_in_8_bits([tmp_path]) == pytest.approx(expected)
-    assert len(models) == count
-  records.write(tmp_path / front.EIGHT_BITS, front.InEightBits(0.7, 0.6))  # of an older version
-  assert front._score_in_8_bits([tmp_path]) == pytest.approx(expected) and len(models) == 2
-
-
 def test_a_full_training_that_diverges_has_no_test_score_and_stops_nobody(config, stands, tmp_path):
   config.front.rungs = 1
   stands.diverges = lambda found, epochs: epochs > 9 and found.skip == 'concat'
@@ -250,3 +237,204 @@ def test_a_full_training_that_diverges_has_no_test_score_and_stops_nobody(config
   scored = {one.name for one in found if one.test_dsc is not None}
   assert scored < full
   assert {one.title.split()[-1] for one in found if one.name in full - scored} == {'concat'}
+
+
+# --- 8 bits
+
+
+LOSS = 0.01
+RULE = f'in 8 bits, more than {100 * choice.EIGHT_BITS:g}: it counts with'
+
+
+@pytest.fixture
+def eight(config, stands, monkeypatch):
+  """Networks are faster in 8 bits, and lose in them what eight.loss says of a folder; listed."""
+  config.cost.update({'runtime': 'onnxruntime', 'precision': 'all'})
+  stands.ways = [('onnxruntime', 'float32', 1.0), ('onnxruntime', 'int8', 0.6)]
+  eight: Any = types.SimpleNamespace(loss=lambda place: 0.0, scored=[])
+
+  def score(places, *, tests):
+    eight.scored.append((places, tests))
+    loss = float(np.mean([eight.loss(place) for place in places]))
+    return InEightBits(0.9 - loss, 0.6 if tests else None, validation_dsc_float=0.9)
+
+  monkeypatch.setattr(front.eight_bits, 'score', score)
+  monkeypatch.setattr(timing.runtimes, 'require_installed', lambda ways: None)
+  return eight
+
+
+def lose_if_best(workdir):
+  """Returns the loss by which the network that a race in a workdir chose loses too much."""
+  (name,) = {one.name for one in read(workdir, 'search') if one.knee}
+  return lambda place: LOSS if f'/{name}/' in place.as_posix() else 0.0
+
+
+def test_a_search_takes_8_bits_where_they_cost_nothing_and_scores_nobody_else(
+  config, stands, eight, tmp_path, capsys
+):
+  config.search.max_ms = 20.0
+  best = front.search(config, tmp_path)
+  assert best.precision == 'int8' and best.int8_validation_dsc == 0.9
+  (one,) = eight.scored
+  assert one == ([tmp_path / best.folder / 'fold_0'], False)
+  assert (tmp_path / best.folder / 'fold_0' / 'model').is_dir()
+  assert RULE not in capsys.readouterr().out
+
+
+def test_a_network_that_8_bits_cost_too_much_is_not_found_by_its_time_in_them(
+  config, stands, eight, tmp_path, capsys
+):
+  config.search.max_ms = 20.0
+  first = front.search(config, tmp_path)
+  eight.loss = lose_if_best(tmp_path)
+  best = front.search(config, tmp_path)
+  (one,) = [one for one in read(tmp_path, 'search') if one.name == first.name]
+  assert (one.runtime, one.precision) == ('onnxruntime', 'float32')
+  assert one.ms == pytest.approx(first.ms / 0.6) and one.int8_validation_dsc == 0.9 - LOSS
+  line = f'{first.name} loses 1.00 points of validation DSC {RULE} {one.ms:.2f} ms in onnxruntime '
+  assert f'{line}float32, not {first.ms:.2f} ms in 8 bits' in capsys.readouterr().out
+  assert best.ms <= 20 and best.chosen
+  assert best.name != first.name if one.ms > 20 else best.precision == 'float32'
+  told = genotype.read_provenance(tmp_path / 'search' / 'genotype.json')
+  assert (told['name'], told['ms'], told['precision']) == (best.name, best.ms, best.precision)
+
+
+def test_no_network_within_a_budget_but_for_8_bits_that_cost_too_much_is_one_clear_line(
+  config, stands, eight, tmp_path
+):
+  config.search.max_ms = 2.0
+  stands.ways[1] = ('onnxruntime', 'int8', 0.1)
+  eight.loss = lambda place: LOSS
+  with pytest.raises(InputError, match=r'no network is within 2 ms in float32, and 8 bits cost'):
+    front.search(config, tmp_path)
+  assert not (tmp_path / 'search' / 'genotype.json').exists()
+  count = len(stands.trained), len(stands.timed)
+  config.cost.precision = 'int8'
+  best = front.search(config, tmp_path)
+  assert (best.precision, best.int8_validation_dsc) == ('int8', 0.9 - LOSS)
+  assert count == (len(stands.trained), len(stands.timed))
+
+
+def test_what_was_timed_in_8_bits_alone_counts_with_what_it_loses(config, stands, eight, tmp_path):
+  config.search.max_ms, config.cost.precision = 20.0, 'int8'
+  stands.ways = stands.ways[1:]
+  first = front.search(config, tmp_path)
+  eight.loss = lose_if_best(tmp_path)
+  best = front.search(config, tmp_path)
+  assert best.name != first.name and best.precision == 'int8'
+  (told,) = json.loads((tmp_path / 'search' / course.FILE).read_text())['choices']
+  (one,) = [one for one in told['networks'] if one['name'] == first.name]
+  assert one['dsc'] == pytest.approx((first.validation_dsc or 0) - LOSS)
+
+
+def test_a_front_counts_8_bits_by_the_full_trainings_before_it_chooses(
+  config, stands, eight, tmp_path, capsys
+):
+  config.front.rungs = 1
+  eight.loss = lambda place: LOSS if 'unet' in place.as_posix() else choice.EIGHT_BITS / 2
+  found = front.front(config, tmp_path)
+  full = [one for one in found if one.full]
+  assert len(full) == len(eight.scored) and all(tests for _, tests in eight.scored)
+  for one in full:
+    assert one.precision == ('float32' if one.source == 'unet' else 'int8')
+    assert one.int8_validation_dsc == pytest.approx(
+      0.9 - (LOSS if one.source == 'unet' else choice.EIGHT_BITS / 2)
+    )
+    assert one.int8_test_dsc == 0.6 and all(one.ms <= budget for budget in one.budgets_ms)
+  assert {one.source == 'unet' for one in full} == {True, False}
+  lost = [one.name for one in full if one.source == 'unet']
+  assert capsys.readouterr().out.count(RULE) == len(lost)
+  costs = records.read(tmp_path / 'front' / timing.FILE, tuple[Cost, ...])
+  for one in found:
+    own = {cost.precision: cost.ms for cost in costs if cost.name == one.name}
+    assert one.ms == own['float32' if one.name in lost else 'int8']
+
+
+def test_a_budget_that_8_bits_alone_met_has_no_network_after_the_full_trainings(
+  config, stands, eight, tmp_path, capsys
+):
+  config.front.update({'rungs': 1, 'budgets_ms': (2.0,)})
+  stands.ways[1] = ('onnxruntime', 'int8', 0.1)
+  eight.loss = lambda place: LOSS
+  found = front.front(config, tmp_path)
+  assert any(one.full for one in found) and not any(one.chosen for one in found)
+  assert '2 ms: no network that was trained in full is within it' in capsys.readouterr().out
+  told = records.read(tmp_path / 'front' / course.FILE, RaceCourse)
+  assert told.full and [one.chosen for one in told.choices] == [None]
+
+
+# --- what race.json tells
+
+
+def choose_again(folder):
+  """Chooses by race.json and costs.json alone, written the slow obvious way."""
+  told, costs = (json.loads((folder / name).read_text()) for name in (course.FILE, timing.FILE))
+  ms: dict[str, float] = {}
+  for cost in costs:
+    eight = told['in_8_bits'].get(cost['name'])
+    loses = eight and eight['validation_dsc_float'] - eight['validation_dsc'] > told['int8_dsc']
+    ways = {one['precision'] for one in costs if one['name'] == cost['name']}
+    if not (cost['precision'] == 'int8' and loses and 'float32' in ways):
+      ms[cost['name']] = min(cost['ms'], ms.get(cost['name'], np.inf))
+  chosen, dsc = {}, {}
+  for one in told['choices']:
+    level = []
+    for rival in one['networks']:
+      assert rival['ms'] == ms[rival['name']] <= one['budget_ms']
+      error = 0 if rival['error'] is None else rival['error']
+      if rival['dsc'] is not None and rival['difference'] <= min(error, told['level_dsc']):
+        level.append(rival['name'])
+      dsc[rival['name']] = rival['dsc']
+    if level:
+      chosen[one['budget_ms']] = min(level, key=lambda name: ms[name])
+    assert one['chosen'] == chosen.get(one['budget_ms'])
+  least = max(dsc[name] for name in chosen.values()) - told['knee_dsc']
+  return chosen, min((name for name in chosen.values() if dsc[name] >= least), key=ms.__getitem__)
+
+
+@pytest.mark.parametrize('stage', ['search', 'front'])
+@pytest.mark.parametrize('precision', ['all', 'int8'])
+def test_the_choice_can_be_made_again_from_the_files_of_the_race(
+  config, stands, eight, tmp_path, stage, precision
+):
+  config.front.update({'entrants': 8, 'folds': 2, 'budgets_ms': (0.01, 5.0, 10.0, 20.0)})
+  config.cost.precision = precision
+  stands.ways = [way for way in stands.ways if precision in ('all', way[1])]
+  stands.diverges = lambda found, epochs: len(found.levels) == 5
+  eight.loss = lambda place: LOSS * (len(place.relative_to(tmp_path).parts[1]) % 3 == 0)
+  getattr(front, stage)(config, tmp_path)
+  found = read(tmp_path, stage)
+  chosen, knee = choose_again(tmp_path / stage)
+  assert chosen == {budget: one.name for one in found for budget in one.budgets_ms}
+  assert [knee] == [one.name for one in found if one.knee]
+  assert 0.01 not in chosen and len({*chosen.values()}) > 1
+
+
+def test_race_json_tells_who_started_each_rung_and_who_went_on(config, stands, tmp_path):
+  config.front.update({'entrants': 8, 'rungs': 3, 'folds': 2, 'budgets_ms': (5.0, 20.0)})
+  front.search(config, tmp_path)
+  told = records.read(tmp_path / 'search' / course.FILE, RaceCourse)
+  assert [rung.epochs for rung in told.rungs] == [1, 2, 4]
+  trained = {tuple(folder.split('/')[:2]) for folder, _ in stands.trained}
+  for number, rung in enumerate(told.rungs, start=1):
+    started = [one for group in rung.groups for one in group.started]
+    assert {(one.name, f'rung_{number}') for one in started} == {
+      each for each in trained if each[1] == f'rung_{number}'
+    }
+    for group in rung.groups:
+      names = [one.name for one in group.started]
+      assert [one.dsc for one in group.started] == sorted(
+        (one.dsc for one in group.started), key=lambda dsc: -(dsc or 0)
+      )
+      going = [] if number == 3 else names[: (len(names) + 1) // 2]
+      assert list(group.kept) == going
+      assert {*group.mutants.values()} <= {*going} and not {*group.mutants} & {*names}
+      low, high = group.limits_ms
+      assert low < high == group.budget_ms and group.family in ('lean', 'unet')
+  after = [{one.name for one in group.started} for group in told.rungs[1].groups]
+  assert after == [{*group.kept, *group.mutants} for group in told.rungs[0].groups]
+  assert any(group.mutants for group in told.rungs[0].groups)
+  trained = {settings.data.validation_patients for _, settings in stands.trained}
+  assert {fold.validation_patients for fold in told.folds} == trained
+  assert [fold.test_patients for fold in told.folds] == [TEST, TEST] and not told.full
+  assert (told.level_dsc, told.knee_dsc) == (choice.LEVEL, choice.KNEE)

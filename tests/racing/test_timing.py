@@ -247,6 +247,61 @@ def test_the_race_goes_by_the_times_of_the_other_machine_alone(elsewhere, stands
   assert len(stands.trained) == count
 
 
+def test_a_race_by_given_times_names_their_machine_first(elsewhere, capsys):
+  race, time_all, path = elsewhere
+  with pytest.raises(InputError):
+    race()
+  assert 'times' not in capsys.readouterr().out
+  write(path, time_all())
+  race()
+  assert capsys.readouterr().out.startswith(f'  times     of Phone, in {path}\n')
+
+
+@pytest.mark.parametrize(
+  ('runtime', 'precision', 'timed', 'needs'),
+  [
+    ('onnxruntime', 'all', ('float32', 'int8'), True),
+    ('openvino', 'int8', ('int8',), True),
+    ('installed', 'all', (), True),  # the file is not there yet
+    ('installed', 'all', ('float32',), False),
+    ('onnxruntime', 'float32', ('float32',), False),
+    ('jax', 'all', ('float32',), False),
+  ],
+)
+def test_given_times_need_what_scores_8_bits_here_before_anything_is_trained(
+  config, stands, tmp_path, monkeypatch, runtime, precision, timed, needs
+):
+  config.cost.update({'runtime': runtime, 'precision': precision})
+  config.front.costs = str(tmp_path / 'phone.json')
+  ran = 'onnxruntime' if runtime == 'installed' else runtime
+  found = [make_cost('a', KNOWN[0].genotype, runtime=ran, precision=name) for name in timed]
+  if found:
+    write(tmp_path / 'phone.json', found)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *more: None)
+  if not needs:
+    Stopwatch(config, tmp_path)
+    return
+  with pytest.raises(InputError, match='onnxruntime needs onnx and onnxruntime.*requirements-exp'):
+    Race(config, tmp_path, tmp_path / 'search')
+
+
+@pytest.mark.parametrize('precisions', [('float32', 'int8'), ('int8',)])
+def test_a_time_in_8_bits_that_does_not_count_leaves_that_in_float32(
+  config, stands, tmp_path, monkeypatch, precisions
+):
+  monkeypatch.setattr(timing.runtimes, 'require_installed', lambda ways: None)
+  is_alone = len(precisions) == 1
+  config.cost.update({'runtime': 'onnxruntime', 'precision': 'int8' if is_alone else 'all'})
+  costs_of = [
+    make_cost(name, KNOWN[0].genotype, runtime='onnxruntime', precision=one, ms=ms)
+    for name in 'ab'
+    for one, ms in zip(precisions, (4.0, 3.0), strict=False)
+  ]
+  watch = Stopwatch(config, write(tmp_path / timing.FILE, costs_of).parent)
+  assert watch.leave_8_bits('a') is not is_alone
+  assert watch.best('a').precision == precisions[0] and watch.best('b').precision == 'int8'
+
+
 def test_paths_of_windows_name_the_same_networks(elsewhere):
   race, time_all, path = elsewhere
   with pytest.raises(InputError):

@@ -112,6 +112,15 @@ def test_a_number_that_minutes_take_the_place_of_is_refused(config, typed, minut
   assert fields[typed.removesuffix('=9')] == 9
 
 
+@pytest.mark.parametrize('value', ['0', '0.0'])
+def test_a_budget_of_0_that_was_typed_is_refused_as_it_would_be_no_limit(value):
+  arguments = ['--config=brain:lean']
+  assert command_line.parse(arguments).config.search.max_ms == 0
+  with pytest.raises(InputError, match='max_ms=0: no network takes 0 ms; .*leave it out for no li'):
+    command_line.parse([*arguments, f'--config.search.max_ms={value}'])
+  assert command_line.parse([*arguments, '--config.search.max_ms=0.1']).config.search.max_ms == 0.1
+
+
 @pytest.mark.parametrize(
   ('model', 'expected'),
   [

@@ -44,6 +44,9 @@ class Way:
     return [row for row in needed if importlib.util.find_spec(row[0]) is None]
 
 
+IN_8_BITS = Way('onnxruntime', 'int8')  # needs what a network is quantised and scored with
+
+
 @dataclasses.dataclass(frozen=True)
 class Started:
   """A network that is ready to run.

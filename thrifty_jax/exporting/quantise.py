@@ -24,8 +24,8 @@ from thrifty_jax.scores import cases
 
 SLICES = 64  # number of slices to calibrate on
 COPIES = 3  # of the network in temporary files; two and a bit were measured
-# Most validation DSC that 8 bits may lose before the export advises against them, as in a race
-# (racing.choice.EIGHT_BITS).
+# Most validation DSC that 8 bits may lose before an export advises against them, and a race counts
+# the time in float32.
 LOSS = 0.002
 
 

@@ -6,10 +6,11 @@ None is a network whose training diverged, which loses to every other.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+T = TypeVar('T')
 Scores = Mapping[str, float] | None
 KNEE = 0.005  # DSC below the best at which a faster network is taken
 LEVEL = 0.002  # most DSC below the best of a budget at which a network may be level with it
@@ -43,7 +44,7 @@ def rank(scores: Mapping[str, Scores], ms: Mapping[str, float]) -> list[str]:
   return sorted(scores, key=lambda name: (-mean(scores[name]), ms[name], name))
 
 
-def keep_half(ranked: Sequence[str]) -> list[str]:
+def keep_half(ranked: Sequence[T]) -> list[T]:
   """Returns the better half, of an odd number one more."""
   return [*ranked[: math.ceil(len(ranked) / 2)]]
 

@@ -1,6 +1,5 @@
 """The stages that race: the network for a budget, or the whole front, with its test scores."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,36 +7,27 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from thrifty_jax import logbook, model_folder, records, stages, weights
+from thrifty_jax import logbook, records, stages
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting import export_slices, onnx_network, quantise
+from thrifty_jax.exporting import quantise
 from thrifty_jax.networks import genotype as genotypes
-from thrifty_jax.racing import choice, entrants, jobs, short_trainings
+from thrifty_jax.racing import choice, course, eight_bits, entrants, jobs, short_trainings
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.race import Race
-from thrifty_jax.run_files import Raced
+from thrifty_jax.run_files import InEightBits, RaceCourse, Raced
 from thrifty_jax.scores import evaluate, over_folds, statistics, tables
 from thrifty_jax.training import trainings
 
 FILE = 'front.json'
 BUDGETS = 'budgets.json'  # milliseconds that the networks of front.json raced for
-EIGHT_BITS = 'int8.json'  # file in the folder of a full training
 FAMILIES = ('lean', 'unet', 'genotype')
-
-
-@dataclasses.dataclass(frozen=True)
-class InEightBits:
-  """int8.json: scores of a full training in 8 bits, see quantise.Quantised."""
-
-  validation_dsc: float | None
-  test_dsc: float | None
-  weights_sha256: tuple[str, ...] = ()  # of the training; () in files of older versions
 
 
 def search(config: ConfigDict, workdir: Path | str) -> Raced:
   """Finds the lean network for config.search.max_ms, and writes search/genotype.json.
 
-  Without a limit it is the knee of the front over config.front.budgets_ms.
+  Without a limit it is the knee of the front over config.front.budgets_ms. Networks that are chosen
+  for their time in 8 bits are scored in them too, and chosen only if that costs little.
 
   Raises:
     InputError: If no network is within the limits, or the machine is too busy to time them.
@@ -53,10 +43,15 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   budgets = (limit,) if limit else tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
   race.run(budgets, FAMILIES[:2])
-  scores = race.finalists()
-  chosen = _choose(scores, race.ms(), budgets)
-  found = _describe(race, chosen, scores, workdir)
-  _write(folder, found, budgets)
+  chosen, scores, in_8_bits = _choose_in_8_bits(race, budgets)
+  if not chosen:
+    raise InputError(
+      f'{folder}: no network is within {budgets[-1]:g} ms in float32, and 8 bits cost each more '
+      f'than {100 * quantise.LOSS:g} points of validation DSC; allow more milliseconds, or '
+      'accept the loss by --config.cost.precision=int8; all that was trained is kept'
+    )
+  found = _describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
+  _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
   print('\n'.join(['', *format_table(found), '']), flush=True)
   best = next(one for one in found if one.knee)
   provenance = {
@@ -65,7 +60,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
     'max_ms': limit or None,
     **{
       name: getattr(best, name)
-      for name in ('name', 'source', 'ms', 'runtime', 'precision', 'size', 'machine')
+      for name in ('name', 'source', 'ms', 'runtime', 'precision', 'threads', 'size', 'machine')
     },
     'validation_dsc': best.validation_dsc,
   }
@@ -77,37 +72,43 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
 def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   """Races all networks, trains the best of each budget and family in full, and scores these.
 
-  Of those trained in full the validation patients choose for each budget. Writes front/front.json,
-  in which the test patients count for nothing but the last scores.
+  Of those trained in full the validation patients choose for each budget, once those that are
+  fastest in 8 bits are scored in them. Writes front/front.json, in which the test patients count
+  for nothing but the last scores.
   """
   workdir = Path(workdir)
   folder, budgets = workdir / 'front', tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
   seeds = 0 if config.retrain.minutes else config.front.seeds
   race.run(budgets, FAMILIES, full=seeds)
-  ms, scores = race.ms(), race.finalists()
-  chosen = _choose(scores, ms, budgets)
-  _write(folder, _describe(race, chosen, scores, workdir), budgets)
+  scores = race.finalists()
+  chosen = _choose(scores, race.ms(), budgets)
+  found = _describe(race, chosen, scores, workdir)
+  _write(folder, found, course.describe(race, scores, chosen, budgets))
   rivals = [_pick_family(race, group.budget, group.family) for group in race.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
-  full = _train_in_full(config, workdir, race, names)
-  scores = _read_validation(full) or scores  # these if every full training diverged
-  chosen = _choose(scores, ms, budgets)
-  more = {
-    name: _read_full(places, workdir)
-    | (_score_in_8_bits(places) if race.watch.best(name).precision == 'int8' else {})
-    for name, places in full.items()
-    if places
-  }
+  places = _train_in_full(config, workdir, race, names)
+  full = _read_validation(places)
+  # Those of the last rung choose if every full training diverged.
+  scores, in_8_bits = _score_in_8_bits(race, full or scores, places, tests=True)
+  raced_for, chosen = chosen, _choose(scores, race.ms(), budgets)
+  for budget in raced_for:
+    if budget not in chosen:
+      logbook.say('budget', f'{budget:g} ms: no network that was trained in full is within it')
+  more = {name: _read_full(of_name, workdir) for name, of_name in places.items()}
+  for name, fields in _list_int8(in_8_bits).items():
+    more[name] |= fields
   found = _describe(race, chosen, scores, workdir, more=more)
-  _write(folder, found, budgets)
+  told = course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits, full=bool(full))
+  _write(folder, found, told)
   print('\n'.join(['', *format_table(found), '']), flush=True)
   return found
 
 
-def _write(folder: Path, found: Sequence[Raced], budgets: Sequence[float]) -> None:
-  """Writes the networks that raced, and the budgets that they raced for."""
-  records.write(folder / BUDGETS, tuple(budgets))
+def _write(folder: Path, found: Sequence[Raced], told: RaceCourse) -> None:
+  """Writes the networks that raced, the budgets that they raced for, and how they were chosen."""
+  records.write(folder / BUDGETS, tuple(one.budget_ms for one in told.choices))
+  records.write(folder / course.FILE, told)
   records.write(folder / FILE, found)
 
 
@@ -130,7 +131,10 @@ def _pick_family(race: Race, budget: float, family: str) -> str | None:
 def _train_in_full(
   config: ConfigDict, workdir: Path, race: Race, names: Sequence[str]
 ) -> dict[str, list[Path]]:
-  """Trains networks as a run would, once for each seed, scores them, and returns their folders."""
+  """Trains networks as a run would, once for each seed, scores them, and returns their folders.
+
+  Those of trainings that diverged are left out.
+  """
   places: dict[str, list[Path]] = {}
   found = []
   for number in range(config.front.seeds):
@@ -148,7 +152,10 @@ def _train_in_full(
     if trainings.read(place) and not stages.is_scored(place):
       logbook.say('scoring', str(place))
       evaluate.evaluate(settings, place)
-  return {name: [one for one in of_name if trainings.read(one)] for name, of_name in places.items()}
+  trained = {
+    name: [one for one in of_name if trainings.read(one)] for name, of_name in places.items()
+  }
+  return {name: of_name for name, of_name in trained.items() if of_name}
 
 
 def _read_validation(full: Mapping[str, Sequence[Path]]) -> dict[str, choice.Scores]:
@@ -162,24 +169,59 @@ def _read_validation(full: Mapping[str, Sequence[Path]]) -> dict[str, choice.Sco
   return found
 
 
-def _score_in_8_bits(places: Sequence[Path]) -> dict[str, Any]:
-  """Quantises full trainings of a network, once each, and returns their fields of `Raced`."""
-  found = []
-  for place in places:
-    path, now = place / EIGHT_BITS, weights.read(place)
-    one = records.read_optional(path, InEightBits)
-    if one is None or one.weights_sha256 not in ((), now):
-      member = model_folder.load(place / 'model')
-      content = onnx_network.to_onnx(member).SerializeToString()
-      quantised = quantise.quantise_model(member, content, export_slices.open_run(place / 'model'))
-      logbook.say('int8', f'{place}: {quantised}')
-      one = InEightBits(quantised.validation_dsc, quantised.test_dsc, now)
-      records.write(path, one)
-    found.append(one)
+def _choose_in_8_bits(
+  race: Race, budgets: Sequence[float]
+) -> tuple[dict[float, str], dict[str, choice.Scores], dict[str, InEightBits]]:
+  """Chooses by the last rung, until 8 bits cost none of those that are chosen for them too much.
+
+  Returns the network for each budget, the scores that chose, and those in 8 bits.
+  """
+  scores, found = race.finalists(), {}
+  while True:
+    chosen = _choose(scores, race.ms(), budgets)
+    places = {name: race.places(name) for name in chosen.values() if name not in found}
+    scores, new = _score_in_8_bits(race, scores, places, tests=False)
+    if not new:
+      return chosen, scores, found
+    found |= new
+
+
+def _score_in_8_bits(
+  race: Race,
+  scores: Mapping[str, choice.Scores],
+  places: Mapping[str, Sequence[Path]],
+  *,
+  tests: bool,
+) -> tuple[dict[str, choice.Scores], dict[str, InEightBits]]:
+  """Scores networks in 8 bits that are fastest so, and judges what these cost.
+
+  Args:
+    race: The race.
+    scores: Scores that choose.
+    places: Folders of the trainings of each network.
+    tests: Whether test patients are scored too.
+
+  Returns:
+    The scores that count, see eight_bits.judge, and those in 8 bits.
+  """
+  found = {
+    name: eight_bits.score(of_name, tests=tests)
+    for name, of_name in places.items()
+    if race.watch.best(name).precision == 'int8'
+  }
+  judged = {
+    name: eight_bits.judge(race.watch, scores, name, one)
+    for name, one in found.items()
+    if name in scores
+  }
+  return {**scores, **judged}, found
+
+
+def _list_int8(found: Mapping[str, InEightBits]) -> dict[str, dict[str, Any]]:
+  """Returns the fields of `Raced` about 8 bits."""
   return {
-    f'int8_{name}': float(np.mean([getattr(one, name) for one in found]))
-    for name in ('validation_dsc', 'test_dsc')
-    if all(getattr(one, name) is not None for one in found)
+    name: {'int8_validation_dsc': one.validation_dsc, 'int8_test_dsc': one.test_dsc}
+    for name, one in found.items()
   }
 
 

@@ -23,6 +23,7 @@ from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.entrants import Entrant
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.timing import Stopwatch
+from thrifty_jax.run_files import GroupOfRung, Ranked, RungOfRace
 
 ROUNDS = 3  # of draws and times until each group is full, near its budget and then below
 DRAWS = 24  # networks drawn for each group in a round
@@ -30,6 +31,7 @@ TWICE = 2  # networks timed for each that is missing, as estimates are off
 SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
 LOWEST = 0.6  # share of a budget that its networks take at least, if there are enough
 ANCHORS = 6  # networks of each kind that estimates start from
+_FOLD = 'fold_{}'  # folder of a training in that of its rung
 POOL = 40  # drawn networks, and U-Nets, that another machine is to time, besides the known ones
 
 
@@ -81,6 +83,8 @@ class Race:
     watch: Their times.
     standings: Standing of each network that was trained, by name.
     groups: The groups with those that reached the last rung.
+    folds: Patients of each fold, by the names of their settings.
+    rungs: What happened in each rung.
   """
 
   def __init__(self, config: ConfigDict, workdir: Path, folder: Path):
@@ -90,6 +94,8 @@ class Race:
     self.watch = Stopwatch(config, folder)
     self.standings: dict[str, Standing] = {}
     self.groups: list[Group] = []
+    self.folds: list[dict[str, tuple[str, ...]]] = []
+    self.rungs: list[RungOfRace] = []
     # The minutes are known already where they are set, and a cluster's pace never is.
     self._foretells = not config.front.minutes and not config.front.cluster
 
@@ -106,15 +112,14 @@ class Race:
         and limits; the nearest is named.
     """
     began = time.monotonic()
-    folds = short_trainings.list_folds(self._config, self._workdir)  # refused before any time
+    # Refused before any time is taken.
+    self.folds = folds = short_trainings.list_folds(self._config, self._workdir)
     self._fill(budgets, families)
     epochs = self._plan_epochs(folds, began)
     if self._foretells:
       counts = self._count_trainings(len(epochs), len(folds))
       logbook.say('race', f'{sum(counts)} trainings; the first one tells how long they take')
     for rung in range(1, len(epochs) + 1):
-      if rung > 1:
-        self._go_on(rung)
       racing = [name for group in self.groups for name in group.names]
       counts = self._count_trainings(len(epochs) - rung + 1, len(folds))
       later = [*zip(counts[1:], epochs[rung:], strict=True)]
@@ -126,6 +131,7 @@ class Race:
           f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
         )
       self._tell(rung, racing, epochs[rung - 1], len(folds))
+      self._end_rung(rung, epochs)
 
   def ms(self) -> dict[str, float]:
     """Returns the milliseconds of every network."""
@@ -139,6 +145,10 @@ class Race:
   def path(self, name: str) -> Path:
     """Returns the genotype file of a network."""
     return self.folder / 'genotypes' / f'{name}.json'
+
+  def places(self, name: str) -> list[Path]:
+    """Returns the folders of a network's trainings in its last rung, one a fold."""
+    return [self.standings[name].folder / _FOLD.format(fold) for fold in range(len(self.folds))]
 
   def _fill(self, budgets: Sequence[float], families: Sequence[str]) -> None:
     """Finds the networks of every group, timed and within its limits."""
@@ -281,12 +291,42 @@ class Race:
       'multiplications; allow as much, or lower config.cost.size'
     )
 
+  def _end_rung(self, rung: int, epochs: Sequence[int]) -> None:
+    """Ranks every group, lets some go on unless this was the last rung, and records both."""
+    started = [(group, self._rank(group)) for group in self.groups]
+    is_last = rung == len(epochs)
+    if not is_last:
+      self._go_on(rung + 1)
+    groups = [
+      GroupOfRung(
+        budget_ms=group.budget,
+        family=group.family,
+        limits_ms=group.limits,
+        started=tuple(ranked),
+        kept=tuple(one.name for one in ranked if one.name in group.names and not is_last),
+        mutants={
+          name: self.entrants[name].parent
+          for name in group.names
+          if name not in [one.name for one in ranked]
+        },
+      )
+      for group, ranked in started
+    ]
+    self.rungs.append(RungOfRace(epochs[rung - 1], tuple(groups)))
+
+  def _rank(self, group: Group) -> list[Ranked]:
+    """Returns the networks of a group with their scores in the rung, the best first."""
+    scores = {name: self.standings[name].scores for name in group.names}
+    return [
+      Ranked(name, choice.mean(scores[name]) if scores[name] else None)
+      for name in choice.rank(scores, self.ms())
+    ]
+
   def _go_on(self, rung: int) -> None:
     """Keeps the better half of every group, and adds half as many mutations of its leaders."""
-    ms = self.ms()
     for group in self.groups:
-      scores = {name: self.standings[name].scores for name in group.names}
-      group.names = [name for name in choice.keep_half(choice.rank(scores, ms)) if scores[name]]
+      ranked = self._rank(group)
+      group.names = [one.name for one in choice.keep_half(ranked) if one.dsc is not None]
       if group.family == 'lean' and not self.watch.given:
         for leader in group.names[: len(group.names) // 2]:
           group.names += self._mutate(leader, group, rung)
@@ -375,7 +415,7 @@ class Race:
     # Fold by fold, as the program of a network serves all of its folds once it is compiled.
     for number, fold in enumerate(folds):
       for name in dict.fromkeys([*self._find_middling(racing), *racing]):
-        place = self.folder / name / f'rung_{rung}' / f'fold_{number}'
+        place = self.folder / name / f'rung_{rung}' / _FOLD.format(number)
         found.append(self._job(name, place, epochs, fold))
         places[name].append(place)
 

@@ -48,14 +48,27 @@ class Stopwatch:
     self._path = Path(self.config.front.costs) if self.given else self.folder / FILE
     self._costs: dict[str, list[Cost]] = {}
     self._counts: dict[str, layers.Counts] = {}
+    self._in_float: set[str] = set()  # names of those whose time in 8 bits does not count
     if self._path.exists():
       self._read()
-    if not self.given:
-      runtimes.require_installed(self.ways)
+    in_8_bits = any(way.precision == 'int8' for way in self.ways)
+    # What was timed elsewhere is scored here in 8 bits, once it is trained.
+    scored = (runtimes.IN_8_BITS,) if in_8_bits else ()
+    runtimes.require_installed(scored if self.given else self.ways)
 
   def best(self, name: str) -> Cost:
-    """Returns the cost of a network that was timed, in the way that serves it best."""
-    return min(self._costs[name], key=lambda cost: cost.ms)
+    """Returns the cost of a network that was timed, in the fastest way that counts."""
+    found = self._costs[name]
+    if name in self._in_float:
+      found = [cost for cost in found if cost.precision != 'int8']
+    return min(found, key=lambda cost: cost.ms)
+
+  def leave_8_bits(self, name: str) -> bool:
+    """Lets the time of a network in 8 bits count no longer; returns False if it has no other."""
+    has_other = any(cost.precision != 'int8' for cost in self._costs[name])
+    if has_other:
+      self._in_float.add(name)
+    return has_other
 
   def has(self, name: str) -> bool:
     """Returns whether the network of this name was timed."""
@@ -118,6 +131,7 @@ class Stopwatch:
           f'{self._path}: {one.name} was timed with {macs:,} multiplications, and has '
           f'{self.count(one).macs:,} here; time the files of this race by {command}'
         )
+    logbook.say('times', f'of {self.best(found[0].name).machine}, in {self._path}')
     if len(found) < len(pool):
       logbook.say('not timed', f'{len(pool) - len(found)} of {len(pool)}, which take no part')
     return found

@@ -186,7 +186,7 @@ def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
   """
   taken = next((one for one in raced if one.knee), None)
   if taken is None:
-    return 'No network reached the end of the race.'
+    return 'No network that reached the end of the race is within a budget.'
   text = (
     f'Take {taken.name}, a {kind_of(taken)} ({taken.title}): {taken.ms:.1f} ms a {part} of '
     f'{taken.size} x {taken.size} pixels in {_way(taken)}, and {_percent(_dsc(taken))} % DSC on '

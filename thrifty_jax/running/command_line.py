@@ -71,6 +71,11 @@ def parse(argv: Sequence[str], *, stages: Sequence[str] = ('all',)) -> Command:
     flags.DEFINE_string(name, default, name, flag_values=values)
   _parse(values, argv)
   _require_read(typed, values.config)
+  if 'search.max_ms' in typed and values.config.search.max_ms == 0:
+    raise InputError(
+      '--config.search.max_ms=0: no network takes 0 ms; name more, or leave it out for no limit, '
+      'with which networks race for each of front.budgets_ms'
+    )
   workdir = Path(values.workdir or Path('runs', config_file.stem))
   return check(values.config, named, workdir, stage=values.stage, stages=stages, folds=values.folds)
 

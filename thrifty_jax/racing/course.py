@@ -1,0 +1,65 @@
+"""What race.json says: how a race went and by what it chose, so that the choice can be checked."""
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+
+from thrifty_jax.exporting import quantise
+from thrifty_jax.racing import choice
+from thrifty_jax.racing.choice import Scores
+from thrifty_jax.racing.race import Race
+from thrifty_jax.run_files import Behind, Choice, FoldOfRace, InEightBits, RaceCourse
+
+FILE = 'race.json'
+
+
+def describe(
+  race: Race,
+  scores: Mapping[str, Scores],
+  chosen: Mapping[float, str],
+  budgets: Sequence[float],
+  *,
+  in_8_bits: Mapping[str, InEightBits] = types.MappingProxyType({}),
+  full: bool = False,
+) -> RaceCourse:
+  """Describes a race that has ended.
+
+  Args:
+    race: The race.
+    scores: Scores by which the networks were chosen.
+    chosen: Network for each budget that has one.
+    budgets: Milliseconds that the networks raced for.
+    in_8_bits: Scores of those that were scored in 8 bits.
+    full: Whether the scores are of full trainings, else of those of the last rung.
+  """
+  return RaceCourse(
+    level_dsc=choice.LEVEL,
+    knee_dsc=choice.KNEE,
+    int8_dsc=quantise.LOSS,
+    folds=tuple(FoldOfRace(**fold) for fold in race.folds),
+    rungs=tuple(race.rungs),
+    in_8_bits=in_8_bits,
+    full=full,
+    choices=tuple(
+      Choice(budget, chosen.get(budget), tuple(_hold_to_best(scores, race.ms(), budget)))
+      for budget in budgets
+    ),
+  )
+
+
+def _hold_to_best(
+  scores: Mapping[str, Scores], ms: Mapping[str, float], budget: float
+) -> list[Behind]:
+  """Returns the networks within a budget by how far each is behind the best, the best first."""
+  ranked = choice.rank({name: own for name, own in scores.items() if ms[name] <= budget}, ms)
+  top = scores[ranked[0]] if ranked else None
+  found = []
+  for name in ranked:
+    own = scores[name]
+    if not top or not own:
+      found.append(Behind(name, ms[name], None, None, None))
+      continue
+    difference = choice.compare(top, own)
+    error = None if math.isinf(difference.error) else difference.error
+    found.append(Behind(name, ms[name], choice.mean(own), difference.mean, error))
+  return found
