@@ -13,6 +13,7 @@ from thrifty_jax import config as configs
 from thrifty_jax import files, records
 from thrifty_jax.cost.costs import Cost
 from thrifty_jax.errors import InputError
+from thrifty_jax.exporting import quantise
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.racing import choice, course, front, timing
 from thrifty_jax.run_files import InEightBits, RaceCourse, Raced, Spread
@@ -243,7 +244,7 @@ def test_a_full_training_that_diverges_has_no_test_score_and_stops_nobody(config
 
 
 LOSS = 0.01
-RULE = f'in 8 bits, more than {100 * choice.EIGHT_BITS:g}: it counts with'
+RULE = f'in 8 bits, more than {100 * quantise.LOSS:g}: it counts with'
 
 
 @pytest.fixture
@@ -331,14 +332,14 @@ def test_a_front_counts_8_bits_by_the_full_trainings_before_it_chooses(
   config, stands, eight, tmp_path, capsys
 ):
   config.front.rungs = 1
-  eight.loss = lambda place: LOSS if 'unet' in place.as_posix() else choice.EIGHT_BITS / 2
+  eight.loss = lambda place: LOSS if 'unet' in place.as_posix() else quantise.LOSS / 2
   found = front.front(config, tmp_path)
   full = [one for one in found if one.full]
   assert len(full) == len(eight.scored) and all(tests for _, tests in eight.scored)
   for one in full:
     assert one.precision == ('float32' if one.source == 'unet' else 'int8')
     assert one.int8_validation_dsc == pytest.approx(
-      0.9 - (LOSS if one.source == 'unet' else choice.EIGHT_BITS / 2)
+      0.9 - (LOSS if one.source == 'unet' else quantise.LOSS / 2)
     )
     assert one.int8_test_dsc == 0.6 and all(one.ms <= budget for budget in one.budgets_ms)
   assert {one.source == 'unet' for one in full} == {True, False}
