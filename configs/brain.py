@@ -11,7 +11,7 @@ Measured on two CPU cores, seed 0, fold 0: 2 min 42 s without a compilation cach
 of grey and 83.4 % of white matter (intensity thresholds: 77.7 % and 42.6 %).
 
 Variants: unet, unet_plus_plus (a baseline instead of the search), lean (a race of lean
-networks for search.max_ms milliseconds), batch (batch norms and their learning rate).
+networks for search.max_ms milliseconds), batch (batch norms for the others).
 """
 
 from ml_collections import ConfigDict

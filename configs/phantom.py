@@ -6,7 +6,7 @@ The scans are generated into data.raw_dir if they are missing. They are easy on 
 scores say nothing about real scans.
 
 Variants: unet, unet_plus_plus (a baseline instead of the search), lean (a race of lean
-networks for search.max_ms milliseconds), batch (batch norms and their learning rate).
+networks for search.max_ms milliseconds), batch (batch norms for the others).
 """
 
 from ml_collections import ConfigDict

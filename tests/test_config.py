@@ -120,6 +120,7 @@ def test_variants_are_applied_from_left_to_right():
     ('batch,unet', 'batch', 8e-3),
     ('lean', 'none', 8e-3),
     ('own,unet,batch', 'batch', 5e-3),  # the data set has a rate of its own
+    ('batch,unet,own', 'batch', 5e-3),
   ],
 )
 @pytest.mark.parametrize('first', ['thrifty', 'lean'])
@@ -138,6 +139,7 @@ def test_batch_norms_bring_the_learning_rate_of_lean_networks(first, variants, n
     ('smal', "'smal'; the variants are small, "),
     ('small,small', 'given twice'),
     ('unet,unet_plus_plus', 'two models'),
+    ('batch,lean', "'batch': a lean network has the norm of its genotype"),
   ],
 )
 def test_variants_that_make_no_sense_are_refused(variants, message):

@@ -62,11 +62,11 @@ def apply_variants(
   """Applies the variants after the colon of `--config=configs/x.py:small,unet`, left to right.
 
   The config is changed in place and returned. `changes` are the variants of the data set; the names
-  of models are further ones, and `batch`. Unknown or repeated ones, and two models, are an
-  InputError.
+  of models are further ones, and `batch`, which is applied last. Unknown or repeated ones, two
+  models, and `batch` with a lean network, are an InputError.
   """
   names = [name.strip() for name in variants.split(',') if name.strip()]
-  changes = {**changes, 'batch': _set_batch_norm}
+  changes.setdefault('batch', _set_batch_norm)
   known = (*changes, *MODELS)
   for name in names:
     if name not in known:
@@ -76,7 +76,7 @@ def apply_variants(
   models = [name for name in names if name in MODELS]
   if len(models) > 1:
     raise InputError(f'config variants {" and ".join(models)} are two models; name one of them')
-  for name in names:
+  for name in sorted(names, key=lambda name: name == 'batch'):
     if name in changes:
       changes[name](config)
     else:
@@ -96,12 +96,17 @@ def set_model(config: ConfigDict, name: str) -> None:
 
 def set_lean(config: ConfigDict) -> None:
   """Sets a lean network, in place, in a config that may have settings of other networks."""
+  config.model.norm, config.model.deep_supervision = 'none', False  # first: the rate goes with them
   set_model(config, 'lean')
-  config.model.norm, config.model.deep_supervision = 'none', False
 
 
 def _set_batch_norm(config: ConfigDict) -> None:
   """Sets the recipe of lean networks for another network."""
+  if config.model.name == 'lean':
+    raise InputError(
+      "config variant 'batch': a lean network has the norm of its genotype; leave it out, or add "
+      'thrifty, unet or unet_plus_plus'
+    )
   _set_with_rate(config, norm='batch')
 
 

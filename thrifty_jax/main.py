@@ -32,6 +32,7 @@ it never saw, and writes a report. The same command goes on where it stopped.
       thrifty                  search cells as the paper does (the others do)
       unoriented               of folder: all flips and quarter turns
       unet, unet_plus_plus     train a baseline instead; nothing is searched
+      batch                    batch norms for cells and baselines, as lean networks have them
   --config.FIELD=VALUE         sets one field: --config.search.epochs=30, --config.device=cpu
                                all fields: docs/settings.md, or python -m thrifty_jax.settings
   --workdir=FOLDER             where the run is kept (default: runs/<name of the config file>)

@@ -18,6 +18,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.racing import slicings
+from thrifty_jax.run_files import Timed
 from thrifty_jax.running import command_line, slicing_commands
 from thrifty_jax.settings import SLICE_AXES
 
@@ -46,7 +47,10 @@ def compare(monkeypatch, tmp_path):
       return found and dict(zip(judges, found, strict=True))
 
     monkeypatch.setattr(slicings.short_trainings, 'read_scores', read_scores)
-    monkeypatch.setattr(slicings, '_time', lambda runs: ms)
+    times = {
+      name: Timed(value, 0.1, 'jax', 'float32', 1, 32, 'a') for name, value in (ms or {}).items()
+    }
+    monkeypatch.setattr(slicings.configured, 'time_in_turns', lambda networks: times)
     config = configs.default()
     config.genotype = str(tmp_path / network)
     title, field = ('planes', 'slice_axis') if ms is None else ('sizes', 'image_size')
@@ -185,9 +189,14 @@ def test_the_fastest_size_that_is_level_with_the_best_is_advised(
   assert told in capsys.readouterr().out
   kept = json.loads((tmp_path / 'sizes' / 'sizes.json').read_text())
   assert [one['image_size'] for one in kept] == [one.image_size for one in found]
-  assert {str(one['image_size']): one['ms'] for one in kept} == {
-    name: ms.get(name) for name in scores
-  }
+  assert {str(one.image_size): one.ms for one in found} == {name: ms.get(name) for name in scores}
+  assert [one['timed'] and one['timed']['ms'] for one in kept] == [one.ms for one in found]
+
+
+def test_what_was_timed_is_not_timed_again(compare):
+  scores = {'48': (0.8, 0.8), '64': (0.8, 0.8)}
+  before = compare(scores, '64', judges=JUDGES[:2], ms={'48': 1.0, '64': 2.0})
+  assert compare(scores, '64', judges=JUDGES[:2], ms={'48': 9.0, '64': 9.0}) == before
 
 
 # --- by the command
@@ -235,24 +244,38 @@ def test_the_settings_of_cells_and_a_teacher_do_not_reach_the_lean_network(raw, 
   command = parse(raw, tmp_path, *options, config='folder:small,thrifty')
   for one in slicing_commands.make_commands(command)[1].values():
     assert (one.config.model.name, one.config.model.norm) == ('lean', 'none')
+    assert one.config.retrain.learning_rate == 8e-3
     assert (one.config.retrain.teacher, one.config.data.fold) == ('', 1)
 
 
-def test_sizes_are_a_half_three_quarters_and_all_of_the_run_s_own(raw, tmp_path):
-  command = parse(raw, tmp_path, '--config.data.image_size=96', stage='sizes')
-  usual, each = slicing_commands.make_commands(command)
-  assert [*each] == ['48', '64', '96'] and usual.config.data.image_size == 96
+@pytest.mark.parametrize(
+  ('halvings', 'own', 'sizes'),
+  [
+    (5, 128, ['64', '96', '128']),
+    (5, 96, ['64', '96']),  # of 48 pixels the network makes 64, as of 64
+    (4, 96, ['48', '80', '96']),
+    (3, 90, ['48', '64', '90']),
+  ],
+)
+def test_sizes_are_a_half_and_three_quarters_of_the_run_s_own_and_itself(
+  raw, tmp_path, halvings, own, sizes
+):
+  levels = (Level(4, 1, 1, 'plain'),) * halvings
+  genotype.save(tmp_path / 'a.json', dataclasses.replace(SHAPE, levels=levels))
+  options = f'--config.data.image_size={own}', f'--config.genotype={tmp_path / "a.json"}'
+  usual, each = slicing_commands.make_commands(parse(raw, tmp_path, *options, stage='sizes'))
+  assert [*each] == sizes and usual.config.data.image_size == own
   for size, one in each.items():
     assert one.workdir == tmp_path / 'sizes' / size
     data = one.config.data
     assert (str(data.image_size), data.slice_axis, data.reduction) == (size, 'sagittal', 0)
 
 
-def test_sizes_below_what_a_network_halves_are_left_out(raw, tmp_path):
-  command = parse(raw, tmp_path, '--config.data.image_size=48', stage='sizes')
-  assert [*slicing_commands.make_commands(command)[1]] == ['32', '48']
+def test_a_size_below_which_the_network_takes_none_is_refused(raw, tmp_path):
   command = parse(raw, tmp_path, '--config.data.image_size=32', stage='sizes')
-  with pytest.raises(InputError, match='image_size is 32, of which .* nothing to compare'):
+  with pytest.raises(
+    InputError, match='image_size is 32, and .* multiples of 32 .* no smaller size of at least 32'
+  ):
     slicing_commands.make_commands(command)
 
 
@@ -336,10 +359,10 @@ def test_a_run_trains_on_every_size_and_times_the_network_on_each(raw, tmp_path,
     capsys.readouterr()
   )
   out = capsys.readouterr().out
-  assert '32 x 32 slices: ' in out and '\n  size ' in out
+  assert '40 x 40 slices: ' in out and '\n  size ' in out
   found = json.loads((workdir / 'sizes' / 'sizes.json').read_text())
-  assert {one['image_size'] for one in found} == {32, 48}
-  assert all(one['ms'] > 0 and one['slice_axis'] == 'sagittal' for one in found)
+  assert {one['image_size'] for one in found} == {40, 48}
+  assert all(one['timed']['ms'] > 0 and one['slice_axis'] == 'sagittal' for one in found)
   for one in found:
     place = workdir / 'sizes' / str(one['image_size']) / 'training'
     trained = json.loads((place / 'retrain' / 'summary.json').read_text())

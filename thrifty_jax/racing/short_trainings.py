@@ -1,4 +1,4 @@
-"""Short trainings that compare networks or planes: their patients, epochs and scores."""
+"""Short trainings that compare networks or slices: their patients, epochs and scores."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -14,6 +14,7 @@ from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, jobs, pace, short_trainings
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.jobs import Job
+from thrifty_jax.run_files import Timed
 from thrifty_jax.scores import tables
 
 GENOTYPE = 'genotype.json'
@@ -30,8 +31,8 @@ class Slicing:
     image_size: Side of them, in pixels.
     slices: Number of slices of all patients.
     steps: Steps of the training, as many for each.
-    ms: Milliseconds of the network for a slice, in its fastest way; None of planes, which differ
-      little, and where no runtime is installed.
+    timed: Time of the network for a slice, in its fastest way; None of planes, which differ little,
+      and where no runtime is installed.
     validation_dsc: Mean DSC of the validation patients, in [0, 1]; None if the training diverged.
     behind: Mean of the paired differences to the best one, from 0 on.
     behind_error: Standard error of that; None for a single patient, who has none.
@@ -41,15 +42,23 @@ class Slicing:
   image_size: int
   slices: int
   steps: int
-  ms: float | None
+  timed: Timed | None
   validation_dsc: float | None
   behind: float | None
   behind_error: float | None
 
   @property
+  def ms(self) -> float | None:
+    """Milliseconds of a slice."""
+    return self.timed and self.timed.ms
+
+  @property
   def pixels(self) -> str:
     """Size in words."""
     return f'{self.image_size} x {self.image_size}'
+
+
+Sizes = tuple[Slicing, ...]  # contents of the file
 
 
 def compare_planes(runs: Runs, usual: str, folder: Path) -> list[Slicing]:
@@ -64,7 +73,11 @@ def compare_sizes(runs: Runs, usual: str, folder: Path) -> list[Slicing]:
   found, scores = _compare('sizes', runs, usual, folder)
   # Without milliseconds fewer pixels are faster.
   cost = {str(one.image_size): one.ms or float(one.image_size) for one in found}
-  logbook.say('size', advise_size(found, usual, choice.pick(scores, cost) or usual))
+  config, _ = runs[usual]
+  # Else the next run of pictures could cut slices of another size into windows.
+  whole = ' --config.data.reduction=0' if config.data.unit == 'pixels' else ''
+  advice = advise_size(found, usual, choice.pick(scores, cost) or usual, whole=whole)
+  logbook.say('size', advice)
   return found
 
 
@@ -83,15 +96,14 @@ def _compare(
     All kinds, the best first, and the scores of each. Test patients take no part.
 
   Raises:
-    InputError: If every training diverged, the machine is too busy to time a network, or the folder
-      has trainings of another genotype.
+    InputError: If every training diverged, or the folder has trainings of another genotype.
     Stopped: If a signal asks to stop; the trainings under way are saved.
   """
   config, _ = runs[usual]
+  timed = _time(runs, folder / f'{title}.json') if title == 'sizes' else {}
   _keep_genotype(Path(config.genotype), folder)
   steps = max(short_trainings.count_epoch_steps(*run) for run in runs.values())
   made = {name: _make_job(*run, folder / GENOTYPE, steps) for name, run in runs.items()}
-  ms = _time(runs) if title == 'sizes' else {}
   jobs.run_all(config, [*made.values()], title)
   scores = {name: short_trainings.read_scores([Path(job.place)]) for name, job in made.items()}
   ranked = sorted(runs, key=lambda name: (-choice.mean(scores[name]), name != usual))
@@ -110,7 +122,7 @@ def _compare(
         image_size=settings.data.image_size,
         slices=sum(case.slices for case in open_slices(place, settings).cases),
         steps=steps * made[name].config['retrain']['epochs'],
-        ms=ms.get(name),
+        timed=timed.get(name),
         validation_dsc=choice.mean(own) if own else None,
         behind=behind.mean if behind else None,
         behind_error=behind.error if behind and len(top) > 1 else None,
@@ -121,14 +133,22 @@ def _compare(
   return found, scores
 
 
-def _time(runs: Runs) -> dict[str, float]:
-  """Returns the milliseconds of the network for a slice of each kind; {} without a runtime."""
+def _time(runs: Runs, path: Path) -> dict[str, Timed]:
+  """Returns the time of the network for slices of each size; {} without a runtime.
+
+  Times of the file that an earlier call wrote stay.
+  """
+  kept = {one.image_size: one.timed for one in records.read_optional(path, Sizes) or ()}
+  sizes = {name: config.data.image_size for name, (config, _) in runs.items()}
+  found = {name: timed for name, size in sizes.items() if (timed := kept.get(size))}
+  if found.keys() == runs.keys():
+    return found
   networks = {}
   for name, (config, _) in runs.items():
     settings = config.copy_and_resolve_references()
     settings.cost.size = 0  # that of the slices, which is what differs
     networks[name] = settings, genotypes.load_any(config.genotype)
-  return {name: timed.ms for name, timed in configured.time_in_turns(networks).items()}
+  return configured.time_in_turns(networks)
 
 
 def format_table(found: Sequence[Slicing]) -> list[str]:
@@ -159,8 +179,11 @@ def advise_plane(planes: Sequence[Slicing], usual: str) -> str:
   return f'{best.slice_axis} slices, by {option}: {_format(own)} points ahead of {usual} ones'
 
 
-def advise_size(sizes: Sequence[Slicing], usual: str, chosen: str) -> str:
-  """Says in a sentence which size to take, the fastest one that is level with the best."""
+def advise_size(sizes: Sequence[Slicing], usual: str, chosen: str, *, whole: str = '') -> str:
+  """Says in a sentence which size to take, the fastest one that is level with the best.
+
+  `whole` is an option that goes with it.
+  """
   own, taken = (
     next(one for one in sizes if str(one.image_size) == name) for name in (usual, chosen)
   )
@@ -170,7 +193,7 @@ def advise_size(sizes: Sequence[Slicing], usual: str, chosen: str) -> str:
   faster = f' in {taken.ms / own.ms:.2f} of the milliseconds' if taken.ms and own.ms else ''
   dsc = 'diverged' if own.validation_dsc is None else f'has {100 * own.validation_dsc:.2f} %'
   return (
-    f'{taken.pixels} pixels, by --config.data.image_size={chosen}: '
+    f'{taken.pixels} pixels, by --config.data.image_size={chosen}{whole}: '
     f'{100 * (taken.validation_dsc or 0):.2f} %{faster}{behind}; {own.pixels}, as this command '
     f'draws them, {dsc}'
   )
@@ -199,7 +222,7 @@ def _make_job(config: ConfigDict, place: Path, genotype: Path, epoch_steps: int)
   """Returns the training on the slices that a folder names, in a folder within it."""
   settings = config.copy_and_resolve_references()
   settings.genotype = str(genotype)
-  settings.retrain.least_steps = epoch_steps  # else planes with fewer slices train less
+  settings.retrain.least_steps = epoch_steps  # else kinds with fewer slices train less
   settings.search.max_ms, settings.search.max_macs = 0.0, 0  # of a race
   (epochs,) = pace.plan_epochs(STEPS / epoch_steps, rungs=1, most=pace.longest(settings))
   short_trainings.set_epochs(settings, epochs)

@@ -1,6 +1,7 @@
 """Ways to slice the scans in one command, planes or sizes, each in a folder of its own."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -8,12 +9,13 @@ from ml_collections import ConfigDict
 from thrifty_jax import config as configs
 from thrifty_jax import stages
 from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.running import readiness, run_data
 from thrifty_jax.running.command_line import Command
 from thrifty_jax.settings import SLICE_AXES
 
-SHARES = (0.5, 0.75, 1.0)  # of the slices' size
-_MULTIPLE = 16  # pixels, as a lean network halves a slice up to so often
+SHARES = (0.5, 0.75)  # sizes that are compared with the run's own
 _GENOTYPE = Path(configs.__file__).with_name('genotypes') / 'lean_0.42m.json'
 
 
@@ -69,20 +71,26 @@ def _list_planes(config: ConfigDict) -> dict[str, dict]:
 
 
 def _list_sizes(config: ConfigDict) -> dict[str, dict]:
-  """Returns the changes of section data for each size, the largest of which is that of the run."""
+  """Returns the changes of section data for each size, the largest of which is that of the run.
+
+  The others are multiples of what the network fills a slice up to, as it takes no less time for
+  others.
+  """
   data = config.data
   if data.reduction:
     raise InputError(
       f'--stage=sizes: data.reduction is {data.reduction:g}, by which pictures are cut into '
       'windows; expected 0, which draws slices whole'
     )
-  least = 2**config.model.depth
-  sizes = {_MULTIPLE * round(share * data.image_size / _MULTIPLE) for share in SHARES[:-1]}
+  genotype = genotypes.load_any(config.genotype)
+  step = 2 ** (genotype.halvings if isinstance(genotype, LeanShape) else config.model.depth)
+  sizes = {step * math.floor(share * data.image_size / step + 0.5) for share in SHARES}
+  least = max(step, 2**config.model.depth)  # of any config
   smaller = sorted(size for size in sizes if least <= size < data.image_size)
   if not smaller:
     raise InputError(
-      f'--stage=sizes: config.data.image_size is {data.image_size}, of which three quarters are '
-      f'less than {least} pixels; there is nothing to compare'
+      f'--stage=sizes: config.data.image_size is {data.image_size}, and the network fills slices '
+      f'up to multiples of {step} pixels; no smaller size of at least {least} is left to compare'
     )
   # What could follow from the size otherwise is settled.
   settled = {'slice_axis': data.slice_axis, 'reduction': 0.0}
