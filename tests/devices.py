@@ -3,8 +3,9 @@
   python tests/devices.py FOLDER
 
 FOLDER is there, and empty. The last line is JSON: by the name of each run how far its numbers are
-from those of one device, see `RUNS`; and 'refused', what was said to commands that cannot be. The
-run on one device stays in FOLDER/one.
+from those of one device, see `RUNS`; the same under 'whole space' of a step with all operations,
+which the runs have few of; and 'refused', what was said to commands that cannot be. The run on one
+device stays in FOLDER/one.
 """
 
 import contextlib
@@ -22,7 +23,9 @@ from unittest import mock
 
 PROJECT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
-  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+  os.environ['XLA_FLAGS'] = ' '.join(
+    (os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8')
+  )
   os.environ['JAX_PLATFORMS'] = 'cpu'
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
   sys.path.insert(0, str(PROJECT))
@@ -31,6 +34,7 @@ import interrupted  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import safetensors.numpy  # noqa: E402
+from few_operations import FEW  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 from recorded import prepare_for  # noqa: E402
 
@@ -51,6 +55,7 @@ SETTINGS = {
   'model.channels': 4,
   'model.nodes': 1,
   'search.channels': 4,
+  'search.operations': FEW,
   'search.epochs': 3,
   'search.warmup_epochs': 1,
   'retrain.epochs': 3,
@@ -186,6 +191,28 @@ def is_same_streamed(place: Path) -> bool:
   )
 
 
+def step_in_whole_space(place: Path) -> tuple[float, list[str]]:
+  """A step of both halves of a search with all operations, on 1 device and on 8.
+
+  Returns:
+    How far the states after it are from each other, and the programs of 8 devices.
+  """
+  config, states, texts = config_of(place), [], []
+  config.search.operations, config.model.depth = (), 2
+  for config.devices in (1, 8):
+    opened = train_data.open_train_data(config, place / 'one')
+    halves = steps.divide(config, opened, seed=config.seed)
+    state, facts = steps.start(config, halves)
+    weights, architecture = steps.compile_steps(config, halves, state, facts)
+    batches = next(halves.batches(0, first=0))
+    state, _ = architecture(state, facts, *batches)
+    state, _ = weights(state, facts, batches[0])
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
+    states.append({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+    texts = [step.wait().as_text() or '' for step in (weights, architecture)]
+  return _largest(*states), texts
+
+
 def gradient_of_upsampling() -> str:
   """The program of the gradient through a bilinear upsampling of a batch on all devices."""
   x = jax.ShapeDtypeStruct((8, 4, 4, 2), np.float32, sharding=mesh.split(mesh.make_full_mesh()))
@@ -218,9 +245,9 @@ def main_(place: Path) -> None:
   for name in RUNS:
     run(place, name)
     found[name] = largest_difference(place / name, place / 'one')
-  found['exchanges'] = [
-    re.findall(EXCHANGE, step.wait().as_text() or '') for step in programs_on(place, 8)
-  ]
+  found['whole space'], texts = step_in_whole_space(place)
+  texts += [step.wait().as_text() or '' for step in programs_on(place, 8)]
+  found['exchanges'] = [re.findall(EXCHANGE, text) for text in texts]
   found['upsampling'] = re.findall(EXCHANGE, gradient_of_upsampling())
   found['refused'] = [
     refused(place, '--config.search.batch_size=12'),

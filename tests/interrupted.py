@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+from few_operations import FEW
 
 PROJECT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
@@ -40,6 +41,7 @@ SETTINGS = (
   '--config.model.depth=3',
   '--config.model.nodes=1',
   '--config.search.channels=4',
+  f'--config.search.operations={FEW}',
   '--config.search.batch_size=4',
   '--config.search.warmup_epochs=2',
   '--config.retrain.batch_size=4',

@@ -18,6 +18,8 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.model_spec import make_spec
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 FOUND = genotype.Genotype(
   down=(((0, 'down_max_pool'), (1, 'down_sep_conv_3x3')),),
   up=(((0, 'conv_3x3'), (1, 'up_se_conv_3x3')),),

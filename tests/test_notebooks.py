@@ -18,6 +18,7 @@ import numpy as np
 import phantom_chaos
 import pytest
 import SimpleITK
+from few_operations import FEW
 from PIL import Image
 
 import thrifty_jax
@@ -45,6 +46,7 @@ TINY = {
   'model.nodes': 1,
   'model.channels': 4,
   'search.channels': 4,
+  'search.operations': FEW,
   'search.epochs': 2,
   'search.warmup_epochs': 1,
   'search.batch_size': 4,
@@ -429,12 +431,16 @@ def test_two_folders_take_the_place_of_the_folder(name):
   assert (two.raw_dir, two.images, two.masks, two.classes) == ('', 'a', 'b', ('no', 'yes'))
 
 
-# A race of one lean network and one U-Net.
-FEW = f"""
-import sys
+# A race of one lean network and one U-Net, of three levels: these are soon compiled.
+FEW_ENTRANTS = f"""
+import dataclasses, sys
 sys.path.insert(0, {str(PROJECT)!r})
+from thrifty_jax.networks import lean_space
 from thrifty_jax.racing import entrants
-known, unets = entrants.list_known()[:1], entrants.list_unets()[:1]
+known, unets = (
+  [dataclasses.replace(listed[0], genotype=lean_space.unet(4, levels=3, skip=skip))]
+  for listed, skip in ((entrants.list_known(), 'add'), (entrants.list_unets(), 'concat'))
+)
 entrants.list_known, entrants.list_unets = lambda: known, lambda: unets
 entrants.draw = lambda *_: iter(())
 """
@@ -447,7 +453,7 @@ def test_a_budget_leads_from_a_folder_to_the_front_a_choice_an_export_and_a_scor
   ran = run(
     'budget',
     tmp_path,
-    before=NO_PIP + FEW,
+    before=NO_PIP + FEW_ENTRANTS,
     FOLDER=str(folder),
     RUN=str(workdir),
     SCAN=str(folder / 'imagesTr' / 'scan_004_0000.nii.gz'),

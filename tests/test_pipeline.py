@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from few_operations import FEW
 from tiny_lean_runs import NO_WARP
 
 from data_prep import phantom
@@ -26,6 +27,7 @@ TINY = (
   '--config.model.nodes=1',
   '--config.model.channels=4',
   '--config.search.channels=4',
+  f'--config.search.operations={FEW}',
   '--config.search.epochs=2',
   '--config.search.warmup_epochs=1',
   '--config.search.batch_size=4',

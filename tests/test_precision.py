@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from few_operations import FEW
 from recorded import open_data, prepare_for
 
 from data_prep import phantom
@@ -125,7 +126,7 @@ def config(tmp_path_factory, phantom_config):
   for settings in (config.search, config.retrain):
     settings.epochs, settings.warmup_epochs = 2, 1
     settings.batch_size, settings.microbatches, settings.remat = 4, 2, True
-  config.search.channels = 4
+  config.search.channels, config.search.operations = 4, FEW
   phantom.write_promise12(folder / 'raw', patients=7, seed=0)
   return config
 

@@ -14,6 +14,8 @@ from thrifty_jax.data import batching
 from thrifty_jax.data import prepared as prepared_
 from thrifty_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 STATISTICS = {'mean': np.asarray([0.2], np.float32), 'std': np.asarray([0.3], np.float32)}
 
 

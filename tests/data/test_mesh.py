@@ -66,6 +66,10 @@ def test_a_search_and_a_retraining_give_the_numbers_of_one_device_on(found, name
   assert 0 <= found[name] < ROUNDING
 
 
+def test_a_step_in_the_whole_space_gives_the_numbers_of_one_device(found):
+  assert 0 <= found['whole space'] < ROUNDING
+
+
 def test_a_state_goes_on_with_another_number_of_devices(found):
   assert 0 <= found['changed'] < ROUNDING
 
@@ -76,6 +80,7 @@ def test_slices_read_as_they_are_needed_make_the_batches_of_slices_on_all_device
 
 def test_devices_send_one_another_sums_alone_and_those_together(found):
   # Of the Dice, on the way forwards, and of all gradients, on the way back.
+  assert len(found['exchanges']) == 4
   for step in found['exchanges']:
     assert {*step} == {'all-reduce'} and len(step) <= 3
 
@@ -122,7 +127,7 @@ def run_two(place, workdir, *arguments, stop=NEVER):
     'num_processes': 2,
   }
   environment = os.environ | {
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=2',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   processes = [

@@ -12,6 +12,8 @@ from scipy.spatial.transform import Rotation
 from thrifty_jax import config
 from thrifty_jax.data import chance, tones
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 
 def settings_with(**changes):
   settings = config.default().augment

@@ -8,6 +8,8 @@ import pytest
 from thrifty_jax.networks import batch_norm
 from thrifty_jax.networks.norm import EPSILON
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 
 def make(*, relu=False, channels=5):
   generator = np.random.default_rng(0)

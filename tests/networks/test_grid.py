@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from few_operations import FEW
 
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import build, grid
@@ -310,9 +311,10 @@ def test_the_variables_of_a_candidate_do_not_depend_on_the_others():
 
 
 def test_gates_weigh_each_cell_against_the_one_to_its_left():
-  net = grid.Supernet(2, channels=4, depth=4, nodes=1, cell_path=True)
+  net = grid.Supernet(2, channels=4, depth=4, nodes=1, cell_path=True, operations=FEW)
   cells = skippable_cells(4)
-  architecture = grid.init_architecture(jax.random.key(0), nodes=1, gated=cells)
+  key = jax.random.key(0)
+  architecture = grid.init_architecture(key, nodes=1, gated=cells, operations=FEW)
   image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
   params = build.initialise(build.trace_shapes(net, image, architecture), seed=0)
   plain = net.copy(cell_path=False)
@@ -414,7 +416,7 @@ def test_every_derivable_edge_is_in_the_supernet():
   ],
 )
 def test_a_supernet_of_chosen_operations_is_the_whole_one_where_the_others_weigh_nothing(chosen):
-  few = grid.Supernet(2, channels=8, depth=3, nodes=2, operations=chosen)
+  few = grid.Supernet(2, channels=8, depth=2, nodes=2, operations=chosen)
   whole = few.copy(operations=())
   image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
   start = grid.init_architecture(jax.random.key(0), nodes=2, operations=chosen)
@@ -479,8 +481,8 @@ def random_with_first_channels(net, params, image, architecture):
 
 
 def test_random_sampling_depends_on_the_key_and_without_one_takes_the_first():
-  net = grid.Supernet(2, channels=8, depth=2, nodes=1, sampling='random')
-  architecture = grid.init_architecture(jax.random.key(0), nodes=1)
+  net = grid.Supernet(2, channels=8, depth=2, nodes=1, sampling='random', operations=FEW)
+  architecture = grid.init_architecture(jax.random.key(0), nodes=1, operations=FEW)
   image = jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
   shapes = jax.eval_shape(net.init, jax.random.key(2), image, architecture)
   rng = np.random.default_rng(0)

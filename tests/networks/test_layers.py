@@ -12,6 +12,8 @@ from thrifty_jax.networks.baselines import UNetPlusPlus
 from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.space import derivable, resample_of
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 SHIPPED = Path(genotype.__file__).parents[1] / 'genotypes' / 'thrifty_0.61m.json'
 
 

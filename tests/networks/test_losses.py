@@ -19,6 +19,8 @@ from thrifty_jax.networks.losses import (
   segmentation_loss,
 )
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 SMOOTH = 1e-5
 REGIONS = ((1, 2, 3), (2, 3), (3,))
 

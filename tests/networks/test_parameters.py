@@ -14,6 +14,8 @@ from thrifty_jax.networks.genotype import Genotype
 from thrifty_jax.networks.grid import DerivedNetwork
 from thrifty_jax.networks.space import CELL_KINDS, Space, edge_count, skippable_cells, sources_of
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 DEFAULT = Space(1, 2, channels=32, depth=5, nodes=2, edges_per_node=2)
 
 

@@ -13,6 +13,8 @@ from thrifty_jax.networks import build, genotype, transfer
 from thrifty_jax.networks.lean_space import BLOCKS, LeanShape, Level
 from thrifty_jax.networks.model_spec import make_spec
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 CELLS = genotype.Genotype(
   down=(((0, 'down_sep_conv_3x3'), (1, 'down_max_pool')),),
   up=(((0, 'conv_3x3'), (1, 'up_conv_3x3')),),

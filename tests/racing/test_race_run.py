@@ -1,5 +1,6 @@
 """A whole run that races, from scans to a report, by the command."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -7,7 +8,7 @@ import pytest
 
 from thrifty_jax import config as configs
 from thrifty_jax import main, stages
-from thrifty_jax.networks import genotype
+from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.racing import entrants
 from thrifty_jax.running import readiness
 
@@ -23,9 +24,13 @@ pytestmark = [
 @pytest.fixture
 def run(tmp_path, monkeypatch):
   """The function that runs the command on phantoms, with two shapes and a U-Net in the race."""
-  known, unets = entrants.list_known(), entrants.list_unets()
-  monkeypatch.setattr(entrants, 'list_known', lambda: known[:2])
-  monkeypatch.setattr(entrants, 'list_unets', lambda: unets[:1])
+  known, unets = entrants.list_known()[:2], entrants.list_unets()[:1]
+  small = [
+    dataclasses.replace(one, genotype=lean_space.unet(width, levels=3, skip=skip))
+    for one, width, skip in zip([*known, *unets], (4, 8, 4), ('add', 'add', 'concat'), strict=True)
+  ]  # which are soon compiled
+  monkeypatch.setattr(entrants, 'list_known', lambda: small[:2])
+  monkeypatch.setattr(entrants, 'list_unets', lambda: small[2:])
   monkeypatch.setattr(entrants, 'draw', lambda generator, known: iter(()))
   monkeypatch.setattr(entrants, 'mutate', lambda *arguments: iter(()))
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # in the processes of the race too

@@ -25,6 +25,8 @@ from thrifty_jax.run_files import Evaluated, ScoredMasks
 from thrifty_jax.scans import slices
 from thrifty_jax.scores import cases, evaluate, metrics, summaries, tables
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 
 @pytest.fixture(scope='module')
 def settings(tmp_path_factory):

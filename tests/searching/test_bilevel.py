@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from few_operations import FEW
 
 from thrifty_jax import config as configs
 from thrifty_jax.networks.grid import Supernet
@@ -25,6 +26,14 @@ SETTINGS = {
   'weight_decay': 0.1,
   'clip_norm': 0.01,  # any gradient exceeds it: the step ahead must not be clipped
 }
+
+
+# Every form of an operation once, and all three lists; with all 16 the second order takes long to
+# compile.
+FORMS = (
+  *('down_avg_pool', 'down_max_pool', 'down_se_conv_3x3', 'up_dil_conv_3x3', 'up_conv_3x3'),
+  *('identity', 'none', 'se', 'sep_conv_3x3'),
+)
 
 
 def noisy(key, batch):
@@ -44,8 +53,9 @@ def half_steps(net, **optimizers):
 def problem(sampling):
   """A tiny supernet, a state in the midst of a search, and a batch for each level; float64."""
   random = np.random.default_rng(0)
-  nodes = {'shuffle': 2, 'random': 1}[sampling]
-  net = Supernet(2, channels=4, depth=2, nodes=nodes, sample=2, sampling=sampling)
+  nodes, operations = {'shuffle': (2, FEW), 'random': (1, FORMS)}[sampling]
+  common = {'channels': 4, 'depth': 2, 'sample': 2}
+  net = Supernet(2, nodes=nodes, sampling=sampling, operations=operations, **common)
   image = jax.ShapeDtypeStruct(BATCH, np.float64)
   optimizer = bilevel.weight_optimizer(search_settings(**SETTINGS), steps=9)
   state = bilevel.init_state(Learners(net, BLACK, optimizer, optax.sgd(1.0)), image, seed=0)

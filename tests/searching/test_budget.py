@@ -21,6 +21,8 @@ from thrifty_jax.networks.space import CELL_KINDS, Space, cell_count, edges_of, 
 from thrifty_jax.running import readiness
 from thrifty_jax.searching import budget
 
+pytestmark = pytest.mark.usefixtures('quick_compilation_of_module')
+
 DEFAULT = Space(1, 2, channels=32, depth=5, nodes=2, edges_per_node=2)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from few_operations import FEW
 from ml_collections import ConfigDict
 from recorded import open_data, prepare_for
 
@@ -42,6 +43,7 @@ def config(tmp_path_factory, phantom_config):
   settings.warmup_epochs = 1
   settings.batch_size = 2
   settings.channels = 4
+  settings.operations = FEW
   settings.weight_decay = 0.05
   settings.clip_norm = 0.5
   settings.architecture_learning_rate = 0.02
@@ -304,8 +306,8 @@ def test_a_line_per_epoch_says_what_the_report_needs(unbroken, halves):
   for entry in entries:
     assert 'penalty' not in entry and 'path_gates' not in entry
     assert 0 <= entry['architecture_dsc'] <= 1
-    assert [len(alphas) for alphas in entry['down_alphas']] == [6, 6]
-    assert [len(alphas) for alphas in entry['up_alphas']] == [6, 4]
+    assert [len(alphas) for alphas in entry['down_alphas']] == [2, 2]
+    assert [len(alphas) for alphas in entry['up_alphas']] == [3, 2]
     for weights in (*entry['down_alphas'], *entry['up_alphas'], entry['down_betas']):
       assert sum(weights) == pytest.approx(1, abs=1e-5)
 

@@ -7,6 +7,7 @@ from typing import Any
 import interrupted
 import numpy as np
 import pytest
+from few_operations import FEW
 from recorded import open_data, prepare_for
 
 from data_prep import phantom
@@ -35,6 +36,7 @@ def config(tmp_path_factory, phantom_config):
   settings.warmup_epochs = 1
   settings.batch_size = 2
   settings.channels = 4
+  settings.operations = FEW
   settings.architecture_learning_rate = 0.02
   phantom.write_promise12(folder / 'raw', patients=7, seed=0)
   return config

@@ -42,6 +42,12 @@ class Lowered:
     return self.lowered.compile(compiler_options=compiler_options)
 
 
+@pytest.fixture(autouse=True)
+def no_flags(monkeypatch):
+  """XLA_FLAGS say nothing."""
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
+
+
 @pytest.fixture
 def possible(monkeypatch):
   monkeypatch.setattr(compiling, '_can_be_one_graph', lambda: True)

@@ -196,7 +196,7 @@ for net in test_lean.NETWORKS:
 def test_statistics_over_eight_devices_are_those_of_one():
   project = Path(__file__).parents[2]
   flags = {
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     'PYTHONPATH': str(project),
   }
