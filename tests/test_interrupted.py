@@ -17,7 +17,7 @@ def test_a_run_that_is_killed_and_asked_to_stop_ends_with_the_same_bits(
   (search,) = interrupted.interrupted_runs(
     tmp_path,
     signals=[signal.SIGTERM, signal.SIGKILL],
-    epochs=12,
+    epochs=24,
     seed=1,
     seconds=2.0,
     stages=['search'],
