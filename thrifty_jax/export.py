@@ -42,7 +42,7 @@ same class. Else nothing is written.
   --int8               also model_int8.onnx, its convolutions in 8 bits: calibrated on slices of the
                        run's training patients, its DSC of the validation patients beside that of
                        the float network, and that of the test patients; a line says where
-                       model.onnx is the file to take
+                       8 bits lose much of it, or a race counts the network in float32
   --dynamic_sides      (onnx) images of any height and width; slower
   --overwrite          replace an export that is there
 
@@ -91,7 +91,11 @@ def run(arguments: Sequence[str]) -> None:
     images = export_slices.read_scans(Path(values.scans), spec)
   else:
     images = export_slices.read_run(data)
-  networks, results = _networks(values, member, images, data, folder / 'genotype.json')
+  networks, results = _in_float32(values, member, images)
+  if data is not None and values.int8:
+    name = 'model_int8.onnx'
+    eight = _in_8_bits(member, networks['model.onnx'], images, data, folder / 'genotype.json')
+    networks[name], results[name] = eight
   sides = None if values.dynamic_sides else spec.image.image_size
   contents = export_folder.make_contents(
     member, networks, results, card=(folder / 'card.md').read_bytes(), sides=sides
@@ -124,14 +128,10 @@ def _open_run(folder: Path, values: Any, spec: 'ModelSpec') -> 'RunData':
     raise InputError(f'{str(error).rstrip(".")}; {needed}') from error
 
 
-def _networks(
-  values: Any,
-  member: 'LoadedModel',
-  images: 'list[np.ndarray]',
-  data: 'RunData | None',
-  genotype_file: Path,
+def _in_float32(
+  values: Any, member: 'LoadedModel', images: 'list[np.ndarray]'
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
-  """Exported files by name, and the results of each; refuses one that differs from the model."""
+  """The file in float32 and its results, by its name; refuses one that differs from the model."""
   from thrifty_jax.exporting import export_check, onnx_network, stablehlo
 
   if values.format == 'stablehlo':
@@ -144,11 +144,7 @@ def _networks(
   found = export_check.compare(member, network, images)
   export_check.require_agreement(found, what=name)
   say('checked', str(found))
-  contents, results = {name: content}, {name: dataclasses.asdict(found)}
-  if data is not None and values.int8:
-    eight = _in_8_bits(member, content, images, data, genotype_file)
-    contents['model_int8.onnx'], results['model_int8.onnx'] = eight
-  return contents, results
+  return {name: content}, {name: dataclasses.asdict(found)}
 
 
 def _in_8_bits(
@@ -158,13 +154,13 @@ def _in_8_bits(
   data: 'RunData',
   genotype_file: Path,
 ) -> tuple[bytes, dict[str, Any]]:
-  """The file in 8 bits and its results, with a line of advice where float32 is the one to take."""
+  """The file in 8 bits and its results, with a line of advice if something speaks against it."""
   from thrifty_jax.exporting import export_check, quantise
+  from thrifty_jax.reporting import raced_time
 
   quantised = quantise.quantise_model(member, content, data)
-  say('int8', str(quantised))
-  advice = [line for line in (quantised.advice, _advise_as_raced(genotype_file)) if line]
-  for line in advice:
+  advice = quantised.advise(raced_time.read(genotype_file))
+  for line in filter(None, (str(quantised), advice)):
     say('int8', line)
   found = export_check.compare(member, quantised.network, images)
   scores = ('validation_dsc_float', 'validation_dsc', 'test_dsc')
@@ -174,24 +170,6 @@ def _in_8_bits(
     **({'advice': advice} if advice else {}),
   }
   return quantised.content, results
-
-
-def _advise_as_raced(genotype_file: Path) -> str:
-  """Advises float32 where the race that found a network counts its time in that; '' elsewhere.
-
-  Nothing is timed here. A baseline has no genotype file.
-  """
-  from thrifty_jax.networks import genotype
-  from thrifty_jax.reporting import structure
-
-  provenance = genotype.read_provenance(genotype_file) if genotype_file.is_file() else {}
-  timed = structure.find_time(provenance)
-  if timed is None or timed.precision != 'float32':
-    return ''
-  return (
-    f'the race that found this network counts its time in float32, {timed.ms:.2f} ms in '
-    f'{timed.runtime}, and none in 8 bits: take model.onnx, or time both by thrifty_jax.cost'
-  )
 
 
 def _require_packages(format_: str) -> None:

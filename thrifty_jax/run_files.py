@@ -21,6 +21,8 @@ def _is_name(value: str) -> bool:
 
 
 EXTERNAL = 'evaluate/external'  # folder in that of a run, of the external test set
+COURSE = 'race.json'  # file beside front.json, a RaceCourse
+COSTS = 'costs.json'  # file beside it of the times of a race, if these were taken here
 Count = Annotated[int, within(0, 10**12)]
 Epoch = Annotated[int, within(1, 10_000_000)]
 Side = Annotated[int, within(1, 1 << 20)]

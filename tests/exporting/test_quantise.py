@@ -11,6 +11,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import onnx_graph, quantise
 from thrifty_jax.exporting.export_slices import RunData
 from thrifty_jax.exporting.onnx_network import FLOAT, IMAGE, LOGITS
+from thrifty_jax.reporting import raced_time
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -142,12 +143,35 @@ def test_patients_without_a_score_have_none(monkeypatch):
   assert found.test_dsc is None and str(found) == 'no validation or test patient has a score'
 
 
+def timed(precision):
+  return raced_time.RacedTime(3.704, 'openvino', precision, 256, 'a processor')
+
+
 @pytest.mark.parametrize(
   ('before', 'after', 'lost'),
-  [(0.9, 0.8945, '0.55'), (0.9, 0.8981, ''), (0.9, 0.91, ''), (None, 0.5, ''), (0.9, None, '')],
-)
+  [
+    (0.9, 0.8945, '0.55'), (0.9, 0.897999999, '0.20'), (0.9, 0.8981, ''), (0.9, 0.91, ''),
+    (None, 0.5, ''), (0.9, None, ''),
+  ],
+)  # fmt: skip
 def test_float32_is_advised_where_8_bits_lose_more_than_a_race_would_take(before, after, lost):
   assert quantise.LOSS == 0.002
-  found = quantise.Quantised(b'', lambda image: image, before, after, None).advice
-  line = f'8 bits lose {lost} points of the validation DSC, more than 0.2: take model.onnx, the '
-  assert found == (f'{line}float32 file' if lost else '')
+  found = quantise.Quantised(b'', lambda image: image, before, after, None)
+  line = (
+    f'8 bits lose {lost} points of the validation DSC, more than a race accepts: take model.onnx, '
+    'the float32 file'
+  )
+  for raced in (None, timed('float32')):
+    assert not lost or found.advise(raced) == line
+  in_8_bits = f'{line}; the milliseconds of the race are those in 8 bits'
+  assert found.advise(timed('int8')) == (in_8_bits if lost else '')
+
+
+@pytest.mark.parametrize(('before', 'after'), [(0.9, 0.899), (0.9, 0.91), (None, None)])
+def test_8_bits_that_lose_little_are_to_be_timed_where_the_race_counts_float32(before, after):
+  found = quantise.Quantised(b'', lambda image: image, before, after, None)
+  assert found.advise(timed('float32')) == (
+    'the race that found this network counts it with 3.70 ms in OpenVINO in float32; time '
+    'model_int8.onnx by thrifty_jax.cost before you take it'
+  )
+  assert found.advise(timed('int8')) == found.advise(None) == ''

@@ -12,7 +12,7 @@ import pytest
 from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype
-from thrifty_jax.racing import entrants, front
+from thrifty_jax.racing import entrants, front, timing
 from thrifty_jax.reporting import fronts, plots, report
 from thrifty_jax.run_files import PatientScore, Raced, Retrained
 from thrifty_jax.scores import statistics
@@ -44,8 +44,8 @@ FAST, TAKEN, BEST = (
 def test_the_sentence_says_what_the_next_faster_and_the_next_better_one_cost():
   said = fronts.write_sentence([FAST, TAKEN, BEST])
   taken = (
-    'Take taken, a lean network (half 8 16 add): 4.0 ms a slice of 256 x 256 pixels in onnxruntime '
-    'int8, and 85.2 % DSC on the validation patients; '
+    'Take taken, a lean network (half 8 16 add): 4.0 ms a slice of 256 x 256 pixels in ONNX '
+    'Runtime in 8 bits, and 85.2 % DSC on the validation patients; '
   )
   assert said.startswith(taken)
   assert 'the next faster one, fast, takes 1.5 ms and is 5.2 points worse' in said
@@ -61,9 +61,10 @@ def test_milliseconds_have_their_runtime_and_the_dsc_is_told_in_8_bits_where_the
   in_8_bits = dataclasses.replace(TAKEN, int8_validation_dsc=0.8487)
   said = fronts.write_sentence([other, in_8_bits, BEST])
   assert (
-    ' in onnxruntime int8, and 85.2 % DSC on the validation patients, 84.9 % in 8 bits;' in said
+    ' in ONNX Runtime in 8 bits, and 85.2 % DSC on the validation patients, 84.9 % in 8 bits;'
+    in said
   )
-  assert 'fast, takes 1.5 ms in openvino float32 and is' in said
+  assert 'fast, takes 1.5 ms in OpenVINO in float32 and is' in said
   assert 'best, takes 40.0 ms and is' in said  # in the same way
   in_32_bits = dataclasses.replace(in_8_bits, precision='float32')  # 8 bits cost it too much
   assert 'in 8 bits' not in fronts.write_sentence([in_32_bits])
@@ -83,13 +84,32 @@ def test_a_narrow_unet_that_is_taken_is_said_to_win_also_where_slower_ones_are_a
   said = fronts.write_sentence([narrow])
   assert 'Take taken, a narrow U-Net' in said
   assert said.endswith(' A narrow U-Net wins: no other shape that raced is better.')
-  for other in (BEST, raced('level', 9.0, 0.853)):  # it was taken as it is faster
-    said = fronts.write_sentence([narrow, other])
+  said = fronts.write_sentence([narrow, BEST])
+  assert said.endswith(
+    ' A narrow U-Net wins: of the chosen ones that are nearly as good as the best it is the '
+    'fastest.'
+  )
+  level = raced('level', 4.9, 0.853)  # which was not chosen, as it is slower
+  for budgets, named in (((5.0,), 'budget'), ((5.0, 10.0), 'budgets')):
+    said = fronts.write_sentence([dataclasses.replace(narrow, budgets_ms=budgets), level])
     assert said.endswith(
-      ' A narrow U-Net wins: of the chosen ones that are nearly as good as the best it is the '
-      'fastest.'
+      f' A narrow U-Net wins: of those in the last rung and within its {named} that are level with '
+      'the best it is the fastest.'
     )
   assert 'wins' not in fronts.write_sentence([dataclasses.replace(FAST, source='unet'), TAKEN])
+
+
+def test_short_trainings_are_no_reason_where_full_ones_chose():
+  narrow = dataclasses.replace(TAKEN, source='unet', full=('there',), full_validation_dsc=0.87)
+  ahead = raced('ahead', 4.5, 0.9)  # in the race only
+  said = fronts.write_sentence([narrow, ahead])
+  assert said.endswith(' A narrow U-Net wins: no other shape that was trained in full is better.')
+  level = dataclasses.replace(ahead, full=('elsewhere',), full_validation_dsc=0.871)
+  said = fronts.write_sentence([narrow, level])
+  assert said.endswith(
+    ': of those trained in full and within its budget that are level with the best it is the '
+    'fastest.'
+  )
 
 
 # --- the picture
@@ -115,8 +135,9 @@ def dots(monkeypatch):
   return found, ends
 
 
-def train(workdir, place, scores):
-  """Writes the summary of a full training with the DSC of its validation patients by name."""
+def train(workdir, place, scores, protocol='volume'):
+  """Writes files of a full training with the DSC of its validation patients by name."""
+  files.write_json(workdir / place / 'config.json', {'evaluate': {'protocol': protocol}})
   summary = Retrained(
     model='lean', parameters=1, macs=1, image=(8, 8, 1), genotype=None, epochs=1,
     planned_epochs=(1,), precision='float32', steps=1, best_epoch=1, largest_component=(),
@@ -148,9 +169,15 @@ def test_dots_of_full_trainings_are_filled_and_at_their_dsc_and_all_others_are_h
   means = np.array([0.82, 0.89, 0.90])  # over the seeds
   of_full = [100 * end for end in statistics.bootstrap_interval(means) or ()]
   assert ends == {4.0: pytest.approx(of_full), 6.0: pytest.approx([81, 85])}
-  for text in ('>trained in full</text>', '>in the race only</text>', 'Hollow: all others, after'):
+  for text in (
+    '>trained in full</text>',
+    '>in the race only</text>',
+    'trained in full, with 95&nbsp;% intervals over these patients. Hollow: the others, over the '
+    'validation patients of all folds, after the 8 epochs of the last rung, with 95&nbsp;% '
+    'intervals. Faint and hollow: networks that left before rung 3, after fewer epochs and without '
+    'an interval. The race',
+  ):
     assert text in page
-  assert 'trained in full, with 95&nbsp;% intervals over these patients' in page
   assert '>test patients</text>' not in page
 
 
@@ -159,6 +186,10 @@ def test_without_full_trainings_every_dot_is_filled_and_at_the_dsc_of_the_race(t
   page = page_of(tmp_path)
   found, ends = dots
   assert sorted(found) == [(3.0, 70.0), (4.0, 85.2)] and list(ends) == [4.0]
+  assert (
+    'DSC of the validation patients of all folds after 8 epochs, with 95&nbsp;% intervals, against'
+  ) in page
+  assert ' Faint: networks that left before rung 3, after fewer epochs and without an' in page
   assert 'facecolors' not in found[3.0, 70.0][0] and found[3.0, 70.0][0]['alpha'] == 0.35
   assert 'ollow' not in page and 'trained in full' not in page and 'race only' not in page
 
@@ -167,19 +198,70 @@ def test_without_full_trainings_every_dot_is_filled_and_at_the_dsc_of_the_race(t
 def test_full_trainings_that_are_gone_or_whose_dsc_is_no_mean_over_patients_have_no_interval(
   tmp_path, dots, is_gone
 ):
-  full = dataclasses.replace(TAKEN, full=('front/taken/full/seed_0',), full_validation_dsc=0.87)
+  full = dataclasses.replace(TAKEN, full=('front/taken/full/seed_0',), full_validation_dsc=0.85)
   write(tmp_path, [full], folder='front')
-  if not is_gone:
-    train(tmp_path, full.full[0], {'a': 0.80, 'b': 0.90})  # the DSC is pooled over slices
-  assert 'Filled: networks that were trained in full. Hollow' in page_of(tmp_path)
+  if not is_gone:  # the DSC is pooled over slices, and here it is that mean by chance
+    train(tmp_path, full.full[0], {'a': 0.80, 'b': 0.90}, protocol='pooled_2d')
+  assert 'Filled: networks that were trained in full. The race' in page_of(tmp_path)
   assert not dots[1]
+
+
+def test_intervals_are_claimed_only_of_full_trainings_that_have_one(tmp_path, dots):
+  of_all = [
+    dataclasses.replace(one, full=(f'front/{one.name}/full/seed_0',), full_validation_dsc=0.85)
+    for one in (FAST, TAKEN)
+  ]
+  write(tmp_path, of_all, folder='front')
+  train(tmp_path, of_all[0].full[0], {'a': 0.80, 'b': 0.90})
+  page = page_of(tmp_path)
+  told = 'with 95&nbsp;% intervals over these patients'
+  assert f'{told} where their files are there. The race' in page and [*dots[1]] == [FAST.ms]
+  train(tmp_path, of_all[1].full[0], {'a': 0.80, 'b': 0.90})
+  assert f'{told}. The race' in page_of(tmp_path)
+
+
+def test_hollow_dots_are_in_the_legend_and_explained_only_where_there_are_some(tmp_path, dots):
+  full = dataclasses.replace(TAKEN, full=('front/taken/full/seed_0',), full_validation_dsc=0.87)
+  lost, early = raced('lost', 3.5, None), raced('early', 3.0, 0.7, rung=1)
+  write(tmp_path, [lost, full], folder='front')
+  page = page_of(tmp_path)
+  assert '>trained in full</text>' in page
+  assert 'ollow' not in page and 'Faint' not in page and 'in the race only' not in page
+  write(tmp_path, [early, lost, full], folder='front')
+  page = page_of(tmp_path)
+  assert '>in the race only</text>' in page and 'Hollow: ' not in page
+  assert (
+    'Faint and hollow: networks that left before rung 3, over the validation patients of all '
+    'folds, after fewer epochs and without an interval.'
+  ) in page
+
+
+def test_kinds_of_networks_and_of_trainings_differ_in_the_legend(tmp_path, monkeypatch):
+  labels = {}
+  scatter = matplotlib.axes.Axes.scatter
+
+  def note(axes, x, y, **style):
+    if 'label' in style:
+      labels[style['label']] = (style.get('color') or style['edgecolors'], 'color' in style)
+    return scatter(axes, x, y, **style)
+
+  monkeypatch.setattr(matplotlib.axes.Axes, 'scatter', note)
+  full = dataclasses.replace(
+    TAKEN, source='genotype', full=('front/taken/full/seed_0',), full_validation_dsc=0.87
+  )
+  write(tmp_path, [FAST, dataclasses.replace(BEST, source='unet'), full], folder='front')
+  page_of(tmp_path)
+  assert len(labels) == 5 and len({*labels.values()}) == 5
 
 
 def test_what_the_choice_can_be_checked_by_is_named_where_it_is_there(tmp_path):
   write(tmp_path, [TAKEN])
   assert 'race.json' not in page_of(tmp_path)
   files.write_json(tmp_path / 'search' / 'race.json', {})
-  assert 'is in <code>search/race.json</code>' in page_of(tmp_path)
+  assert 'is in <code>search/race.json</code>.</p>' in page_of(tmp_path)
+  files.write_json(tmp_path / 'search' / timing.FILE, [])
+  told = 'is in <code>search/race.json</code>; the times are in <code>search/costs.json</code>.</p>'
+  assert told in page_of(tmp_path)
 
 
 def write(workdir, found, folder='search'):
@@ -239,6 +321,19 @@ def test_a_front_of_a_config_of_cells_is_a_race_and_misses_no_other_stage(tmp_pa
   assert '<h1>Lean network on brain</h1>' in page and 'Which network segments' in page
   assert 'found by a search' not in page and '<h2>Search</h2>' not in page
   assert 'Not there' not in page
+
+
+@pytest.mark.parametrize('model', ['thrifty', 'lean'])
+def test_the_time_of_a_network_is_told_beside_a_front_unless_its_own_race_has_it(tmp_path, model):
+  fabricated.fabricate(tmp_path, stages=('start', 'retrain', 'evaluate'))
+  path = tmp_path / 'evaluate' / 'summary.json'
+  files.write_json(path, files.read_json(path) | {'model': model})
+  told = {name: getattr(TAKEN, name) for name in ('ms', 'runtime', 'precision', 'size', 'machine')}
+  shape = entrants.list_known()[0].genotype
+  genotype.save(tmp_path / 'model' / 'genotype.json', shape, provenance=told)
+  write(tmp_path, [FAST, TAKEN], folder='front')
+  line = '<p>4.00 ms for a slice of 256 × 256 pixels in ONNX Runtime in 8 bits on a processor, by '
+  assert (line in page_of(tmp_path)) == (model == 'thrifty')
 
 
 def test_budgets_are_those_of_the_race_and_named_where_they_have_no_network(tmp_path, monkeypatch):

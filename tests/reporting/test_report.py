@@ -16,9 +16,10 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.networks.space import CELL_KINDS
 from thrifty_jax.reporting import patients as page_patients
-from thrifty_jax.reporting import plots, report, structure
+from thrifty_jax.reporting import plots, report
 from thrifty_jax.run_files import EXTERNAL, Evaluated
 from thrifty_jax.scans import overlays
+from thrifty_jax.scores import tables
 
 
 class Page(html.parser.HTMLParser):
@@ -320,24 +321,37 @@ def test_time_memory_device_and_multiplications_are_told(whole):
 def test_a_given_network_has_the_milliseconds_that_its_race_found(whole, tmp_path):
   fabricated.fabricate(tmp_path, stages=('start', 'retrain', 'evaluate'))
   told = {'ms': 3.684, 'runtime': 'openvino', 'precision': 'int8', 'size': 128, 'threads': 1}
-  for machine, is_told in (('AMD EPYC, 2 cores', True), (7, False)):
+  for machine, is_told in (('AMD 2 x EPYC, 2 cores', True), (7, False)):
     provenance = {'search': 'race', **told, 'machine': machine}
     shape = lean_space.unet(8, levels=3)
     genotype.save(tmp_path / 'model' / 'genotype.json', shape, provenance=provenance)
     page = report.report(tmp_path).read_text(encoding='utf-8')
-    tile = '<b>3.68 ms</b><span>a slice of 128 × 128 in openvino int8, by the race</span>'
-    line = (
-      '<p>3.68 ms for a slice of 128 × 128 pixels in openvino int8 on 1 thread of AMD EPYC, 2 '
-      'cores, by the race that found the network.</p>'
+    tile = (
+      '<b>3.68 ms</b><span>a slice of 128 × 128 in OpenVINO in 8 bits, by the race that found its '
+      'shape</span>'
     )
-    assert (tile in page, line in page) == (is_told, is_told)
+    line = (
+      '<p>3.68 ms for a slice of 128 × 128 pixels in OpenVINO in 8 bits on 1 thread of AMD 2 x '
+      'EPYC, 2 cores, by the race that found its shape.</p>'
+    )
+    in_float32 = '</b><span>volume DSC (float32), 5 test patients</span>'
+    assert (tile in page, line in page, in_float32 in page) == (is_told,) * 3
     assert 'full 8 16 32 concat, from <code>model/genotype.json</code>' in page
     Page(page)
   assert '</b><span>a slice of' not in whole  # no race
 
 
+def test_a_provenance_that_is_no_object_is_left_out(tmp_path):
+  fabricated.fabricate(tmp_path, stages=('start', 'retrain', 'evaluate'))
+  path = tmp_path / 'model' / 'genotype.json'
+  genotype.save(path, lean_space.unet(8, levels=3))
+  files.write_json(path, files.read_json(path) | {'provenance': 'by hand'})
+  page = report.report(tmp_path).read_text(encoding='utf-8')
+  assert 'full 8 16 32 concat, from' in page and 'Where this structure comes from' not in page
+
+
 def test_multiplications_have_three_digits_at_least():
-  found = [structure.format_macs(count) for count in (4.568e9, 187.65e6, 18.765e6, 1876)]
+  found = [tables.format_macs(count) for count in (4.568e9, 187.65e6, 18.765e6, 1876)]
   assert found == ['4.57 G', '188 M', '18.8 M', '1.88 k']
 
 

@@ -45,6 +45,10 @@ who test here; if these are the same persons, the scores are too good
 
 Use it: `python -m thrifty_jax.predict --model=THIS_FOLDER --input=SCANS --output=MASKS`.
 """
+TIMED = {
+  'ms': 3.684, 'runtime': 'openvino', 'precision': 'int8', 'size': 256, 'machine': 'a processor',
+  'threads': 2,
+}  # fmt: skip
 SCORES = {
   'data': 'folder',
   'split': 'test',
@@ -74,7 +78,7 @@ def make_model(tmp_path_factory, random_model):
     folder = random_model(tmp_path_factory.mktemp('Jane_Doe') / 'model', config, seed=seed)
     (folder / 'card.md').write_text(CARD)
     genotype = json.loads((folder / 'genotype.json').read_text())
-    told = {'data': 'folder', 'seed': 3, 'threads': 2}
+    told = {'data': 'folder', 'seed': 3, **TIMED}
     genotype['provenance'] = {**told, 'file': PLACES[1], 'by': PATIENTS[0]}
     genotype['comment'] = f'drawn by hand for {PATIENTS[0]}'
     (folder / 'genotype.json').write_text(json.dumps(genotype))
@@ -193,6 +197,20 @@ def test_a_dry_run_lists_everything_and_sends_nothing(model, exported, server, c
 # --- what goes
 
 
+@pytest.mark.parametrize('change', [{'machine': f'{PATIENTS[0]}\n'}, {'ms': PATIENTS[0]}])
+def test_a_time_that_is_none_does_not_go(model, server, tmp_path, change):
+  other = tmp_path / 'model'
+  shutil.copytree(model, other)
+  path = other / 'genotype.json'
+  genotype = json.loads(path.read_text())
+  genotype['provenance'] |= change
+  path.write_text(json.dumps(genotype))
+  model_folder.sign(other)
+  assert command(other) == 0
+  sent = json.loads(server.repositories[NAME].files['genotype.json'])
+  assert sent['provenance'] == {'data': 'folder', 'seed': 3}
+
+
 def test_nothing_that_names_a_patient_or_a_place_goes(model, exported, server):
   assert command(model, f'--export={exported}') == 0
   sent = server.repositories[NAME].files
@@ -208,7 +226,7 @@ def test_nothing_that_names_a_patient_or_a_place_goes(model, exported, server):
   scores = json.loads(sent['scores.json'])
   assert scores['dsc_mean'] == SCORES['dsc_mean'] and scores['patients'] == 2
   genotype = json.loads(sent['genotype.json'])
-  assert genotype['provenance'] == {'data': 'folder', 'seed': 3, 'threads': 2}
+  assert genotype['provenance'] == {'data': 'folder', 'seed': 3, **TIMED}
   card = sent['card.md'].decode()
   assert '- Weights: 12 tensors as they are' in card and 'WARNING: it has learned from' in card
 

@@ -319,7 +319,9 @@ def _page(about: Mapping[str, Any]) -> str:
       line += '; DSC of the validation patients {:.2f} %, in float32 {:.2f} %'.format(
         100 * found['validation_dsc'], 100 * found['validation_dsc_float']
       )
-    lines.append('; '.join([line, *found.get('advice', ())]))
+    lines.append(line)
+    if advice := found.get('advice'):
+      lines.append(f'  - {advice}')
   steps, mask_steps = (
     '\n'.join(f'{number}. {step}' for number, step in enumerate(about[name]['steps'], 1))
     for name in ('input', 'output')

@@ -120,7 +120,8 @@ def _up(graph: Graph, x: Tensor, params: Parameters, kind: str) -> Tensor:
     return _transposed(graph, x, params, 2)
   y = convolve(graph, [x], params['filter']['kernel'], bias=params['filter']['bias'])
   kinds = {
-    'nearest': {  # is the mode without a name too, but OpenCV refuses a Resize that has none
+    'nearest': {
+      # ONNX takes this mode by default, but OpenCV refuses a Resize that names none.
       'mode': 'nearest',
       'coordinate_transformation_mode': 'asymmetric',
       'nearest_mode': 'floor',

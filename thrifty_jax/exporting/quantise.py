@@ -20,6 +20,7 @@ from thrifty_jax.exporting.onnx_graph import CONVOLUTION, tool
 from thrifty_jax.exporting.onnx_network import IMAGE
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks.model_spec import ModelSpec
+from thrifty_jax.reporting.raced_time import RacedTime
 from thrifty_jax.scores import cases
 
 SLICES = 64  # number of slices to calibrate on
@@ -101,16 +102,28 @@ class Quantised:
   validation_dsc: float | None
   test_dsc: float | None
 
-  @property
-  def advice(self) -> str:
-    """What to do where 8 bits lose more than LOSS of the validation DSC; '' where they do not."""
+  def advise(self, timed: RacedTime | None) -> str:
+    """Says in a line why this file may not be the one to take; '' where nothing speaks against it.
+
+    Nothing is timed here.
+
+    Args:
+      timed: Time of the network by the race that found its shape, None without one.
+    """
     before, after = self.validation_dsc_float, self.validation_dsc
-    if before is None or after is None or before - after <= LOSS:
-      return ''
-    return (
-      f'8 bits lose {100 * (before - after):.2f} points of the validation DSC, more than '
-      f'{100 * LOSS:g}: take model.onnx, the float32 file'
-    )
+    if before is not None and after is not None and before - after > LOSS:
+      line = (
+        f'8 bits lose {100 * (before - after):.2f} points of the validation DSC, more than a race '
+        'accepts: take model.onnx, the float32 file'
+      )
+      is_raced = timed is not None and timed.precision == 'int8'
+      return line + '; the milliseconds of the race are those in 8 bits' * is_raced
+    if timed and timed.precision == 'float32':
+      return (
+        f'the race that found this network counts it with {timed.ms:.2f} ms in {timed.way}; time '
+        'model_int8.onnx by thrifty_jax.cost before you take it'
+      )
+    return ''
 
   def __str__(self) -> str:
     before, after, parts = self.validation_dsc_float, self.validation_dsc, []

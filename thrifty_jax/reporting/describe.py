@@ -13,7 +13,6 @@ from thrifty_jax.logbook import say
 from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.layers import Layer, activation_bytes, layers
 from thrifty_jax.networks.model_spec import make_untrained_spec
-from thrifty_jax.reporting import structure
 from thrifty_jax.scores import tables
 
 # Measures the network of a config and its genotype: figures for JSON, and lines for a person.
@@ -49,9 +48,8 @@ def describe(config: ConfigDict, workdir: Path, *, measure: Measure) -> dict[str
   }
   print('\n'.join(['', *format_table(found), '']))
   say('network', f'{parameters:,} parameters, {parameters * 4 / 2**20:.2f} MiB as float32')
-  unit, letter = structure.find_unit(macs)
   shape = ' x '.join(map(str, image))
-  say('MACs', f'{macs / unit:.2f} {letter} to predict a slice of {shape}')
+  say('MACs', f'{tables.format_macs(macs)} to predict a slice of {shape}')
   if config.model.deep_supervision:
     say('', 'without what deep supervision computes in training alone')
   memory = 'not known on this device' if planned is None else f'{planned / 2**20:.2f} MiB'
@@ -68,7 +66,7 @@ def format_table(found: Sequence[Layer]) -> list[str]:
   """Formats a line per layer, with parts indented below their cell, and the total."""
   whole = [layer for layer in found if len(layer.path) == 1]
   total, parameters = sum(layer.macs for layer in whole), sum(layer.parameters for layer in whole)
-  unit, letter = structure.find_unit(total / 100)  # leaves digits for small layers
+  unit, letter = tables.find_unit(total / 100)  # leaves digits for small layers
   rows = [('layer', 'kind', 'output', 'parameters', f'MACs ({letter})', 'share')]
   for layer in found:
     name = '  ' * (len(layer.path) - 1) + layer.path[-1]

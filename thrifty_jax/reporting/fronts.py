@@ -1,6 +1,7 @@
 """The section about a race: the front as a picture, the table, the chosen networks, a sentence."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from thrifty_jax import records
 from thrifty_jax.drawings import drawing, lean_drawing
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.reporting import inputs, plots
-from thrifty_jax.run_files import Raced, Retrained
+from thrifty_jax.reporting import inputs, plots, raced_time
+from thrifty_jax.run_files import COSTS, COURSE, Raced, Retrained
 from thrifty_jax.scores import statistics
 
 TITLES = {'search': 'The race', 'front': 'The front'}  # folder -> heading
@@ -22,8 +23,20 @@ TITLES = {'search': 'The race', 'front': 'The front'}  # folder -> heading
 KINDS = {'unet': ('narrow U-Net', plots.SECOND), 'genotype': ('given genotype', plots.MUTED)}
 LEAN = ('lean network', plots.ACCENT)
 HEIGHT = 3.7  # of the picture in inches, with the legend
-ROUNDING = 0.0005  # most that a mean DSC over patients differs from the same of another file
-COURSE = 'race.json'  # file beside front.json by which the choice can be checked
+
+
+@dataclass(frozen=True)
+class Evaluation:
+  """The section of a training's config.json about scores."""
+
+  protocol: str = ''
+
+
+@dataclass(frozen=True)
+class Settings:
+  """The part of a training's config.json that says what its DSC is."""
+
+  evaluate: Evaluation = Evaluation()
 
 
 def gather(workdir: Path, part: str) -> list[dict[str, Any]]:
@@ -60,6 +73,9 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
   intervals = {
     one.name: found for one in raced if (found := _find_interval(workdir, one)) is not None
   }
+  drawn = [one for one in raced if one.validation_dsc is not None]
+  in_full = [one for one in drawn if _is_full(one)]
+  others = [one for one in drawn if not _is_full(one) and one.rung == last]
   return {
     'sentence': write_sentence(raced, part),
     'picture': draw(
@@ -73,8 +89,17 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
     'others': [one for one in raced if one.rung < last],
     'unmet': [f'{budget:g}' for budget in budgets if budget not in met],
     'full': bool(full),
-    'intervals': intervals,
-    'course': f'{name}/{COURSE}' if (workdir / name / COURSE).exists() else '',
+    # What is in the picture besides the networks that were trained in full: other finalists, the
+    # intervals of either, and networks that left earlier.
+    'rivals': bool(others),
+    'intervals': bool(intervals),
+    'all_intervals': all(one.name in intervals for one in in_full),
+    'race_intervals': any(one.validation_ci95 for one in others),
+    'faint': any(one.rung < last for one in drawn),
+    **{
+      title: f'{name}/{file}' if (workdir / name / file).exists() else ''
+      for title, file in (('course', COURSE), ('costs', COSTS))
+    },
     'evaluated': inputs.read_evaluated(workdir / full[0]) if full else None,
     'scored': any(one.test_dsc is not None for one in raced),
     # A single one is drawn as the run's own architecture.
@@ -90,18 +115,20 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
 def _find_interval(workdir: Path, one: Raced) -> tuple[float, float] | None:
   """Returns the 95% interval of the validation DSC of full trainings; None if it has none.
 
-  A patient's DSC is the mean over the seeds, as in the choice. A DSC that is no mean over patients,
-  as that of the protocol pooled_2d, has no interval.
+  A patient's DSC is the mean over the seeds, as in the choice. The DSC of the protocol pooled_2d,
+  which is no mean over patients, has no interval, nor has one of which a file is gone.
   """
-  found = [
-    {patient.patient: patient.dsc for patient in trained.patients}
-    for place in one.full
-    if (trained := records.read_optional(workdir / place / 'retrain' / 'summary.json', Retrained))
-  ]
+  found = []
+  for place in one.full:
+    settings = records.read_optional(workdir / place / 'config.json', Settings)
+    trained = records.read_optional(workdir / place / 'retrain' / 'summary.json', Retrained)
+    if not settings or settings.evaluate.protocol != 'volume' or not trained:
+      return None
+    found.append({patient.patient: patient.dsc for patient in trained.patients})
   both = sorted(set.intersection(*map(set, found))) if found else ()
-  values = np.array([np.mean([scores[patient] for scores in found]) for patient in both])
-  if not both or abs(values.mean() - _dsc(one)) > ROUNDING:
+  if not both:
     return None
+  values = np.array([np.mean([scores[patient] for scores in found]) for patient in both])
   return statistics.bootstrap_interval(values)
 
 
@@ -111,7 +138,7 @@ def draw(
   budgets: Sequence[float],
   part: str,
   name: str,
-  intervals: Mapping[str, tuple[float, float]] | None = None,
+  intervals: Mapping[str, tuple[float, float]],
 ) -> Markup:
   """Draws validation and test DSC over milliseconds, and lines at the budgets, as SVG.
 
@@ -137,13 +164,14 @@ def draw(
       for one in shown:
         is_hollow, is_pale = any_full and not _is_full(one), one.rung < last
         ends = None if is_pale else one.validation_ci95
-        ends = (intervals or {}).get(one.name) if _is_full(one) else ends
+        ends = intervals.get(one.name) if _is_full(one) else ends
         _draw_dot(axes, one, colour, ends, is_hollow=is_hollow, is_pale=is_pale)
       if shown:
         axes.scatter([], [], s=26, color=colour, linewidths=0, label=kind)
     if any_full:
-      axes.scatter([], [], s=26, color=plots.MUTED, linewidths=0, label='trained in full')
-      _draw_hollow(axes, ([], []), plots.MUTED, label='in the race only')
+      axes.scatter([], [], s=26, color=plots.INK, linewidths=0, label='trained in full')
+    if any_full and any(not _is_full(one) and one.validation_dsc is not None for one in raced):
+      _draw_hollow(axes, ([], []), plots.INK, label='in the race only')
     if any(one.test_dsc is not None for one in raced):
       axes.scatter([], [], s=13, marker='D', color=plots.INK, label='test patients')
     figure.set_figheight(HEIGHT)
@@ -176,6 +204,7 @@ def _draw_dot(
 
 
 def _draw_hollow(axes: Axes, place: tuple[Any, Any], colour: str, **style: Any) -> None:
+  """Draws a hollow dot at milliseconds and DSC in percent."""
   axes.scatter(*place, s=22, facecolors=plots.GROUND, edgecolors=colour, linewidths=1.2, **style)
 
 
@@ -202,11 +231,20 @@ def write_sentence(raced: Sequence[Raced], part: str = 'slice') -> str:
   text += '; ' + ', and '.join(others) if others else ''
   if taken.source != 'unet':
     return f'{text}.'
-  peers = [one for one in raced if one.rung == taken.rung]
-  beaten = any(_dsc(one) > _dsc(taken) for one in rivals)
-  beaten |= any((one.validation_dsc or 0) > (taken.validation_dsc or 0) for one in peers)
-  why = 'of the chosen ones that are nearly as good as the best it is the fastest'
-  return f'{text}. A narrow U-Net wins: {why if beaten else "no other shape that raced is better"}.'
+  return f'{text}. A narrow U-Net wins: {_reason(raced, taken)}.'
+
+
+def _reason(raced: Sequence[Raced], taken: Raced) -> str:
+  """Says why a network is the one to take, by the trainings that chose; see racing/choice.py."""
+  any_full = any(_is_full(one) for one in raced)
+  peers = [one for one in raced if (_is_full(one) if any_full else one.rung == taken.rung)]
+  if all(_dsc(one) <= _dsc(taken) for one in peers):
+    return f'no other shape that {"was trained in full" if any_full else "raced"} is better'
+  if sum(one.chosen for one in raced) > 1:
+    return 'of the chosen ones that are nearly as good as the best it is the fastest'
+  where = 'trained in full' if any_full else 'in the last rung'
+  within = f'within its budget{"s" * (len(taken.budgets_ms) > 1)}'
+  return f'of those {where} and {within} that are level with the best it is the fastest'
 
 
 def kind_of(one: Raced) -> str:
@@ -216,11 +254,12 @@ def kind_of(one: Raced) -> str:
 
 
 def _way(one: Raced) -> str:
-  """Returns the runtime and the precision that the milliseconds of a network are of."""
-  return f'{one.runtime} {one.precision}'
+  """Returns the runtime and the precision that the milliseconds of a network are of, in words."""
+  return raced_time.describe_way(one.runtime, one.precision)
 
 
 def _beside(one: Raced, taken: Raced) -> str:
+  """Says what another network takes, and how good it is beside the one to take."""
   points = round(100 * (_dsc(one) - _dsc(taken)), 1)
   told = f'{abs(points)} points {"better" if points > 0 else "worse"}' if points else 'as good'
   way = f' in {_way(one)}' if _way(one) != _way(taken) else ''
@@ -239,6 +278,7 @@ def _dsc(one: Raced) -> float:
 
 
 def _percent(dsc: float) -> str:
+  """Formats a DSC in [0, 1] in percent."""
   return f'{100 * dsc:.1f}'
 
 

@@ -15,6 +15,7 @@ from thrifty_jax.reporting import (
   inputs,
   origins,
   patients,
+  raced_time,
   structure,
   verdict,
 )
@@ -65,7 +66,7 @@ def report(workdir: Path | str) -> Path:
     seeds=tables.format_seeds,
     count=lambda value: '–' if value is None else f'{value:,}',  # 605,280
     gibibytes=lambda value: '–' if value is None else f'{value / 2**30:.2f} GiB',
-    macs=structure.format_macs,
+    macs=tables.format_macs,
     duration=logbook.format_duration,
   )
   return files.write_text(workdir / 'report.html', page)
@@ -109,6 +110,8 @@ def gather(workdir: Path) -> dict[str, Any]:
   is_front = bool(raced) and not (scored or search_lines)
   model = 'lean' if is_front else model
   compared = comparison.gather(workdir, named.part, paper=PAPER)
+  network = structure.draw(workdir, settings.model.depth)
+  timed = raced_time.find(network['provenance'])
   return {
     'sides': volumes.list_sides(drawn.slice_axis) if drawn and unit == 'mm' else (),
     'data': _title(workdir, data),
@@ -164,7 +167,9 @@ def gather(workdir: Path) -> dict[str, Any]:
     },
     'colours': structure.COLOURS,
     'dark_colours': structure.DARK_COLOURS,
-    **structure.draw(workdir, settings.model.depth, named.part),
+    **network,
+    'timed': timed,
+    'time': raced_time.describe(timed, named.part, cross='×') if timed else '',
   }
 
 

@@ -1,4 +1,4 @@
-"""Formats scores in percent and millimetres, or pixels, for the console and the report."""
+"""Formats scores in percent and millimetres, or pixels, and counts, for console and report."""
 
 from collections.abc import Mapping, Sequence
 
@@ -42,6 +42,23 @@ def format_number(value: float | None, metric: str = 'dsc') -> str:
     return '–'
   sign = '+' if metric == 'ravd_percent' else ''
   return f'{100 * value if metric in _FRACTIONS else value:{sign}.2f}'
+
+
+def format_macs(macs: float) -> str:
+  """Formats a number of multiplications with at least three digits: `4.57 G`, `188 M`."""
+  unit, letter = find_unit(macs)
+  count = macs / unit
+  return f'{count:.{2 - (count >= 10) - (count >= 100)}f} {letter}'
+
+
+def find_unit(count: float) -> tuple[float, str]:
+  """Returns the unit to write a count in, and its letter: a billion, else a million or a thousand.
+
+  It is the largest that the count reaches; a thousand also for less than that.
+  """
+  if count >= 1e9:
+    return 1e9, 'G'
+  return (1e6, 'M') if count >= 1e6 else (1e3, 'k')
 
 
 def format_spread(figures: Figures | Overlap, metric: str = 'dsc') -> str:

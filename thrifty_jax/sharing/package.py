@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thrifty_jax import files, hub, model_folder
+from thrifty_jax import files, hub, model_folder, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import export_folder
 from thrifty_jax.model_folder import DescribedModel
 from thrifty_jax.networks import genotype
+from thrifty_jax.reporting import raced_time
 from thrifty_jax.run_files import without_names
 from thrifty_jax.sharing import hub_card
 
-# What is kept of a genotype file, and of where the genotype came from: another program, or a
-# person, may have written more into it.
+# What is kept of a genotype file, and of where the genotype came from, besides its time in a race:
+# another program, or a person, may have written more into it.
 _GENOTYPE = ('format', 'version', 'space', 'shape', *genotype.CELL_KINDS, 'skipped', 'gates')
 _PROVENANCE = (
   *('data', 'seed', 'fold', 'epochs', 'planned_epochs', 'depth', 'parameters', 'channels'),
-  *('search', 'max_ms', 'name', 'source', 'parent', 'drawn', 'made_for', 'ms', 'runtime'),
-  *('precision', 'size', 'threads', 'machine', 'validation_dsc'),
+  *('search', 'max_ms', 'name', 'source', 'parent', 'drawn', 'made_for', 'validation_dsc'),
 )
 
 
@@ -66,7 +66,11 @@ def _pack(
       found = files.read_json(model / 'genotype.json')
       kept: dict[str, Any] = {name: found[name] for name in _GENOTYPE if name in found}
       known = genotype.read_provenance(model / 'genotype.json')
-      kept['provenance'] = {name: known[name] for name in _PROVENANCE if name in known}
+      timed = raced_time.find(known)
+      kept['provenance'] = {
+        **{name: known[name] for name in _PROVENANCE if name in known},
+        **(records.to_json(timed) if timed else {}),
+      }
       files.write_json(folder / 'genotype.json', kept)
     if scores is not None:
       files.write_json(folder / model_folder.SCORES, scores)

@@ -9,8 +9,9 @@ from thrifty_jax.data import splits
 from thrifty_jax.networks import genotype
 from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import ModelSpec
-from thrifty_jax.reporting import origins, structure
+from thrifty_jax.reporting import origins, raced_time
 from thrifty_jax.run_files import Retrained
+from thrifty_jax.scores import tables
 
 
 def write(
@@ -70,15 +71,14 @@ Segmentation (Student Abstract), AAAI 2022. Cite the data: {source}.
 def _tell_cost(summary: Retrained, genotype_file: Path | None, part: str) -> str:
   """Returns the lines on the size of the network and, if a race has found it, on its time."""
   height, width, _ = summary.image
-  macs = f'{structure.format_macs(summary.macs)} for a {part} of {height} x {width} pixels'
+  macs = f'{tables.format_macs(summary.macs)} for a {part} of {height} x {width} pixels'
   lines = [f'Parameters: {summary.parameters:,}', f'Multiplications: {macs}']
   if genotype_file:
     found = genotype.load_any(genotype_file)
-    timed = structure.find_time(genotype.read_provenance(genotype_file))
     if isinstance(found, LeanShape):
       lines.insert(0, f'Shape: {found.title}')
-    if timed:
-      lines.append(f'Time: {structure.tell_time(timed, part)}')
+    if timed := raced_time.read(genotype_file):
+      lines.append(f'Time: {raced_time.describe(timed, part)}')
   return ''.join(f'- {line}\n' for line in lines)
 
 
