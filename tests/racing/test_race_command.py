@@ -70,7 +70,7 @@ def test_a_damaged_list_of_networks_is_written_anew_as_the_report_advises(run, t
 
 
 def test_a_budget_below_every_network_is_one_line_and_keeps_the_times(run, tmp_path):
-  costs = tmp_path / 'run' / 'search' / timing.FILE
+  costs = tmp_path / 'run' / 'search' / timing.COSTS
   for _ in range(2):
     status, _, err = run.stage('search', '--config.search.max_ms=0.001')
     assert status == 2
@@ -96,7 +96,7 @@ def test_a_machine_that_is_too_busy_is_one_line_and_keeps_the_times(run, tmp_pat
   stands.measured = measured
   status, _, err = run.stage('search', '--config.search.max_ms=20')
   assert status == 2 and 'the machine is too busy to time' in read_error(err)
-  kept = json.loads((tmp_path / 'run' / 'search' / timing.FILE).read_text())
+  kept = json.loads((tmp_path / 'run' / 'search' / timing.COSTS).read_text())
   assert [one['name'] for one in kept] == stands.timed and len(kept) == timing.AT_ONCE
   stands.measured = lambda names: None
   status, _, err = run.stage('search', '--config.search.max_ms=20')

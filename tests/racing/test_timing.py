@@ -62,11 +62,11 @@ def test_the_best_way_counts(config, stands, tmp_path):
     make_cost('a', KNOWN[0].genotype, runtime='onnxruntime', precision=name, ms=ms)
     for name, ms in ways
   ]
-  write(tmp_path / timing.FILE, found)
+  write(tmp_path / timing.COSTS, found)
   stands_in = pytest.MonkeyPatch()
   stands_in.setattr(timing.runtimes, 'require_installed', lambda ways: None)
   assert Stopwatch(config, tmp_path).best('a').precision == 'int8'
-  write(tmp_path / timing.FILE, found[:1])  # the settings changed meanwhile
+  write(tmp_path / timing.COSTS, found[:1])  # the settings changed meanwhile
   with pytest.raises(
     InputError, match='float32 and onnxruntime int8 of a, each once; set cost.run'
   ):
@@ -99,7 +99,7 @@ def test_a_machine_that_is_too_busy_keeps_what_was_timed(config, stands, tmp_pat
   stands.measured = measured
   with pytest.raises(InputError, match=r'too busy to time.*at most 0.25.*config.cost.spread'):
     Stopwatch(config, tmp_path).time(unets)
-  assert len(records.read(tmp_path / timing.FILE, tuple[costs.Cost, ...])) == timing.AT_ONCE
+  assert len(records.read(tmp_path / timing.COSTS, tuple[costs.Cost, ...])) == timing.AT_ONCE
   stands.measured = lambda names: None
   Stopwatch(config, tmp_path).time(unets)
   assert stands.timed == [one.name for one in unets]
@@ -149,10 +149,10 @@ def test_times_of_two_machines_are_not_mixed(config, stands, tmp_path, monkeypat
   ],
 )
 def test_a_damaged_file_is_one_clear_line(config, stands, tmp_path, content, text):
-  (tmp_path / timing.FILE).write_text(content)
+  (tmp_path / timing.COSTS).write_text(content)
   with pytest.raises(InputError, match=text):
     Stopwatch(config, tmp_path)
-  assert (tmp_path / timing.FILE).read_text() == content
+  assert (tmp_path / timing.COSTS).read_text() == content
 
 
 def test_a_missing_runtime_is_named_before_anything_is_timed(config, stands, tmp_path, monkeypatch):
@@ -297,7 +297,7 @@ def test_a_time_in_8_bits_that_does_not_count_leaves_that_in_float32(
     for name in 'ab'
     for one, ms in zip(precisions, (4.0, 3.0), strict=False)
   ]
-  watch = Stopwatch(config, write(tmp_path / timing.FILE, costs_of).parent)
+  watch = Stopwatch(config, write(tmp_path / timing.COSTS, costs_of).parent)
   assert watch.leave_8_bits('a') is not is_alone
   assert watch.best('a').precision == precisions[0] and watch.best('b').precision == 'int8'
 
@@ -335,7 +335,7 @@ def test_what_is_installed_on_the_other_machine_counts(elsewhere, config):
 def test_a_race_goes_on_in_what_was_installed_when_it_began(config, monkeypatch, tmp_path, timed):
   monkeypatch.setattr(timing.runtimes, 'require_installed', lambda ways: None)
   config.cost.update({'runtime': 'installed', 'precision': 'float32'})
-  write(tmp_path / timing.FILE, [make_cost('a', KNOWN[0].genotype, runtime=timed)])
+  write(tmp_path / timing.COSTS, [make_cost('a', KNOWN[0].genotype, runtime=timed)])
   watch = Stopwatch(config, tmp_path)
   assert [way.runtime for way in watch.ways] == [watch.best('a').runtime] == [timed]
 

@@ -259,7 +259,7 @@ def test_what_the_choice_can_be_checked_by_is_named_where_it_is_there(tmp_path):
   assert 'race.json' not in page_of(tmp_path)
   files.write_json(tmp_path / 'search' / 'race.json', {})
   assert 'is in <code>search/race.json</code>.</p>' in page_of(tmp_path)
-  files.write_json(tmp_path / 'search' / timing.FILE, [])
+  files.write_json(tmp_path / 'search' / timing.COSTS, [])
   told = 'is in <code>search/race.json</code>; the times are in <code>search/costs.json</code>.</p>'
   assert told in page_of(tmp_path)
 

@@ -10,7 +10,6 @@ from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.race import Race
 from thrifty_jax.run_files import COURSE, Behind, Choice, FoldOfRace, InEightBits, RaceCourse
 
-FILE = COURSE
 
 
 def describe(

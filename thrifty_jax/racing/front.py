@@ -108,7 +108,7 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
 def _write(folder: Path, found: Sequence[Raced], told: RaceCourse) -> None:
   """Writes the networks that raced, the budgets that they raced for, and how they were chosen."""
   records.write(folder / BUDGETS, tuple(one.budget_ms for one in told.choices))
-  records.write(folder / course.FILE, told)
+  records.write(folder / course.COURSE, told)
   records.write(folder / FILE, found)
 
 

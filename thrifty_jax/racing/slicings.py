@@ -50,7 +50,7 @@ class Slicing:
   @property
   def ms(self) -> float | None:
     """Milliseconds of a slice."""
-    return self.timed and self.timed.ms
+    return self.timed.ms if self.timed else None
 
   @property
   def pixels(self) -> str:

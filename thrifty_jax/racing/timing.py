@@ -21,8 +21,8 @@ from thrifty_jax.networks import build, layers
 from thrifty_jax.networks.model_spec import make_untrained_spec
 from thrifty_jax.racing import entrants
 from thrifty_jax.racing.entrants import Entrant
+from thrifty_jax.run_files import COSTS
 
-FILE = 'costs.json'
 REPEATS = 15  # timed runs of each network
 AT_ONCE = 12  # networks that take turns
 LARGEST = 8_000_000  # parameters unless limited, about U-Net's; far larger ones take days to train
@@ -45,7 +45,7 @@ class Stopwatch:
     self.size = asked.size or self.config.data.image_size
     self.ways = runtimes.choose(asked.runtime, asked.precision)
     self.given = bool(self.config.front.costs)
-    self._path = Path(self.config.front.costs) if self.given else self.folder / FILE
+    self._path = Path(self.config.front.costs) if self.given else self.folder / COSTS
     self._costs: dict[str, list[Cost]] = {}
     self._counts: dict[str, layers.Counts] = {}
     self._in_float: set[str] = set()  # names of those whose time in 8 bits does not count
