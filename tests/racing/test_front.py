@@ -15,7 +15,7 @@ from thrifty_jax.cost.costs import Cost
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import quantise
 from thrifty_jax.networks import genotype, lean_space
-from thrifty_jax.racing import choice, course, front, timing
+from thrifty_jax.racing import choice, front, timing
 from thrifty_jax.run_files import InEightBits, RaceCourse, Raced, Spread
 
 CELLS = genotype.Genotype(
@@ -323,7 +323,7 @@ def test_what_was_timed_in_8_bits_alone_counts_with_what_it_loses(config, stands
   eight.loss = lose_if_best(tmp_path)
   best = front.search(config, tmp_path)
   assert best.name != first.name and best.precision == 'int8'
-  (told,) = json.loads((tmp_path / 'search' / course.COURSE).read_text())['choices']
+  (told,) = json.loads((tmp_path / 'search' / front.COURSE).read_text())['choices']
   (one,) = [one for one in told['networks'] if one['name'] == first.name]
   assert one['dsc'] == pytest.approx((first.validation_dsc or 0) - LOSS)
 
@@ -360,7 +360,7 @@ def test_a_budget_that_8_bits_alone_met_has_no_network_after_the_full_trainings(
   found = front.front(config, tmp_path)
   assert any(one.full for one in found) and not any(one.chosen for one in found)
   assert '2 ms: no network that was trained in full is within it' in capsys.readouterr().out
-  told = records.read(tmp_path / 'front' / course.COURSE, RaceCourse)
+  told = records.read(tmp_path / 'front' / front.COURSE, RaceCourse)
   assert told.full and [one.chosen for one in told.choices] == [None]
 
 
@@ -369,7 +369,7 @@ def test_a_budget_that_8_bits_alone_met_has_no_network_after_the_full_trainings(
 
 def choose_again(folder):
   """Chooses by race.json and costs.json alone, written the slow obvious way."""
-  told, costs = (json.loads((folder / name).read_text()) for name in (course.COURSE, timing.COSTS))
+  told, costs = (json.loads((folder / name).read_text()) for name in (front.COURSE, timing.COSTS))
   ms: dict[str, float] = {}
   for cost in costs:
     eight = told['in_8_bits'].get(cost['name'])
@@ -414,7 +414,7 @@ def test_the_choice_can_be_made_again_from_the_files_of_the_race(
 def test_race_json_tells_who_started_each_rung_and_who_went_on(config, stands, tmp_path):
   config.front.update({'entrants': 8, 'rungs': 3, 'folds': 2, 'budgets_ms': (5.0, 20.0)})
   front.search(config, tmp_path)
-  told = records.read(tmp_path / 'search' / course.COURSE, RaceCourse)
+  told = records.read(tmp_path / 'search' / front.COURSE, RaceCourse)
   assert [rung.epochs for rung in told.rungs] == [1, 2, 4]
   trained = {tuple(folder.split('/')[:2]) for folder, _ in stands.trained}
   for number, rung in enumerate(told.rungs, start=1):

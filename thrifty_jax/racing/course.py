@@ -8,8 +8,7 @@ from thrifty_jax.exporting import quantise
 from thrifty_jax.racing import choice
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.race import Race
-from thrifty_jax.run_files import COURSE, Behind, Choice, FoldOfRace, InEightBits, RaceCourse
-
+from thrifty_jax.run_files import Behind, Choice, FoldOfRace, InEightBits, RaceCourse
 
 
 def describe(

@@ -14,7 +14,7 @@ from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, course, eight_bits, entrants, jobs, short_trainings
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.race import Race
-from thrifty_jax.run_files import InEightBits, RaceCourse, Raced
+from thrifty_jax.run_files import COURSE, InEightBits, RaceCourse, Raced
 from thrifty_jax.scores import evaluate, over_folds, statistics, tables
 from thrifty_jax.training import trainings
 
@@ -108,7 +108,7 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
 def _write(folder: Path, found: Sequence[Raced], told: RaceCourse) -> None:
   """Writes the networks that raced, the budgets that they raced for, and how they were chosen."""
   records.write(folder / BUDGETS, tuple(one.budget_ms for one in told.choices))
-  records.write(folder / course.COURSE, told)
+  records.write(folder / COURSE, told)
   records.write(folder / FILE, found)
 
 
