@@ -365,9 +365,8 @@ class Behind:
   """A network within a budget, held to the best one within it."""
 
   name: str
-  ms: float  # in the fastest way that counts, as in front.json
-  # Mean over the patients, less the loss of 8 bits if it was timed in them alone; None if it
-  # diverged.
+  ms: float  # in the fastest way, as in front.json
+  # Mean over the patients, less what 8 bits cost if that is above int8_dsc; None if it diverged.
   dsc: float | None
   # Of the best one's DSC to its own: the mean over the patients, and its standard error, which is
   # None for a single patient; None if it diverged.
@@ -390,7 +389,7 @@ class RaceCourse:
 
   level_dsc: float  # most that the network for a budget may be behind the best within it
   knee_dsc: float  # likewise that at the knee, behind the best of those chosen
-  int8_dsc: float  # most that 8 bits may cost for their time to count
+  int8_dsc: float  # most that 8 bits may cost for the DSC in float32 to count
   folds: tuple[FoldOfRace, ...]
   rungs: tuple[RungOfRace, ...]
   in_8_bits: Mapping[str, InEightBits]  # of the networks that were scored so

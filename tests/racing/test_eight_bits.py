@@ -64,5 +64,11 @@ def test_several_trainings_have_their_mean_and_test_patients_only_if_asked(quant
   assert [each['test'] for each in quantised] == [(), ()]
 
 
+def test_a_fold_in_which_nobody_has_a_score_hides_no_loss_of_another(tmp_path, monkeypatch):
+  scores = [InEightBits(0.7, 0.6, ('a',), 0.75), InEightBits(None, 0.6, ('b',), None)]
+  monkeypatch.setattr(eight_bits, '_score_training', lambda place, tests: scores.pop())
+  assert eight_bits.score([tmp_path, tmp_path], tests=True).loss == pytest.approx(0.05)
+
+
 def test_without_a_score_nothing_is_lost():
   assert InEightBits(None, None).loss == InEightBits(0.5, None).loss == 0

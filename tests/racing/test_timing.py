@@ -285,23 +285,6 @@ def test_given_times_need_what_scores_8_bits_here_before_anything_is_trained(
     Race(config, tmp_path, tmp_path / 'search')
 
 
-@pytest.mark.parametrize('precisions', [('float32', 'int8'), ('int8',)])
-def test_a_time_in_8_bits_that_does_not_count_leaves_that_in_float32(
-  config, stands, tmp_path, monkeypatch, precisions
-):
-  monkeypatch.setattr(timing.runtimes, 'require_installed', lambda ways: None)
-  is_alone = len(precisions) == 1
-  config.cost.update({'runtime': 'onnxruntime', 'precision': 'int8' if is_alone else 'all'})
-  costs_of = [
-    make_cost(name, KNOWN[0].genotype, runtime='onnxruntime', precision=one, ms=ms)
-    for name in 'ab'
-    for one, ms in zip(precisions, (4.0, 3.0), strict=False)
-  ]
-  watch = Stopwatch(config, write(tmp_path / timing.COSTS, costs_of).parent)
-  assert watch.leave_8_bits('a') is not is_alone
-  assert watch.best('a').precision == precisions[0] and watch.best('b').precision == 'int8'
-
-
 def test_paths_of_windows_name_the_same_networks(elsewhere):
   race, time_all, path = elsewhere
   with pytest.raises(InputError):

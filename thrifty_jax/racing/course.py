@@ -54,7 +54,7 @@ def _hold_to_best(
   found = []
   for name in ranked:
     own = scores[name]
-    if not top or not own:
+    if not top or not own or not {*top} & {*own}:
       found.append(Behind(name, ms[name], None, None, None))
       continue
     difference = choice.compare(top, own)

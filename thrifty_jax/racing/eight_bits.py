@@ -1,6 +1,6 @@
-"""What 8 bits cost the networks of a race: their time counts only if their accuracy stays."""
+"""What 8 bits cost the networks of a race, whose accuracy counts as it is in the time they have."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,6 @@ import numpy as np
 from thrifty_jax import logbook, model_folder, records, weights
 from thrifty_jax.exporting import export_slices, onnx_network, quantise
 from thrifty_jax.racing.choice import Scores
-from thrifty_jax.racing.timing import Stopwatch
 from thrifty_jax.run_files import InEightBits
 
 FILE = 'int8.json'  # in the folder of a training
@@ -22,14 +21,19 @@ def score(places: Sequence[Path], *, tests: bool) -> InEightBits:
     tests: Whether the test patients are scored too.
   """
   found = [_score_training(place, tests=tests) for place in places]
+  # A fold in which nobody has a score says nothing of what 8 bits cost.
+  both = [one for one in found if None not in (one.validation_dsc, one.validation_dsc_float)]
 
-  def average(name: str) -> float | None:
-    values = [getattr(one, name) for one in found]
-    return None if None in values else float(np.mean(values))
+  def average(of: Sequence[InEightBits], name: str) -> float | None:
+    values = [getattr(one, name) for one in of]
+    return None if None in values or not values else float(np.mean(values))
 
-  checksums = tuple(one for each in found for one in each.weights_sha256)
-  dsc, dsc_float = average('validation_dsc'), average('validation_dsc_float')
-  return InEightBits(dsc, average('test_dsc'), checksums, dsc_float)
+  return InEightBits(
+    average(both, 'validation_dsc'),
+    average(found, 'test_dsc'),
+    tuple(one for each in found for one in each.weights_sha256),
+    average(both, 'validation_dsc_float'),
+  )
 
 
 def _score_training(place: Path, *, tests: bool) -> InEightBits:
@@ -52,31 +56,21 @@ def _score_training(place: Path, *, tests: bool) -> InEightBits:
   return scores
 
 
-def judge(watch: Stopwatch, scores: Mapping[str, Scores], name: str, found: InEightBits) -> Scores:
-  """Returns the scores that count for a network, by what 8 bits cost it.
+def judge(name: str, own: Scores, found: InEightBits) -> Scores:
+  """Returns the scores that count for a network that is fastest in 8 bits.
 
-  Where that is more than quantise.LOSS, the network counts from here on with its fastest way in
-  float32, and a line says so; timed in 8 bits alone, it counts with a DSC that is lower by as much.
+  Where these cost more than quantise.LOSS, they are lower by as much, and a line says so.
 
   Args:
-    watch: The times of the race.
-    scores: Scores of all networks.
-    name: Name of the network, whose fastest way has 8 bits.
+    name: Name of the network.
+    own: Its scores in float32.
     found: Its scores in 8 bits.
   """
-  own = scores[name]
   if own is None or found.loss <= quantise.LOSS:
     return own
-  before = watch.best(name)
-  if watch.leave_8_bits(name):
-    now = watch.best(name)
-    what = f'{now.ms:.2f} ms in {now.runtime} {now.precision}, not {before.ms:.2f} ms in 8 bits'
-  else:
-    own = {patient: dsc - found.loss for patient, dsc in own.items()}
-    what = f'{before.ms:.2f} ms in 8 bits, in which alone it was timed, with the DSC that is left'
   logbook.say(
     'int8',
-    f'{name} loses {100 * found.loss:.2f} points of validation DSC in 8 bits, more than '
-    f'{100 * quantise.LOSS:g}: it counts with {what}',
+    f'{name} loses {100 * found.loss:.2f} points of validation DSC in 8 bits, which it is timed '
+    'in, and counts with so much less',
   )
-  return own
+  return {patient: dsc - found.loss for patient, dsc in own.items()}

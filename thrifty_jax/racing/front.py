@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from thrifty_jax import logbook, records, stages
 from thrifty_jax.errors import InputError
-from thrifty_jax.exporting import quantise
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, course, eight_bits, entrants, jobs, short_trainings
 from thrifty_jax.racing.jobs import Job
@@ -27,7 +26,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   """Finds the lean network for config.search.max_ms, and writes search/genotype.json.
 
   Without a limit it is the knee of the front over config.front.budgets_ms. Networks that are chosen
-  for their time in 8 bits are scored in them too, and chosen only if that costs little.
+  for their time in 8 bits are scored in them, and chosen only if they are the best in them too.
 
   Raises:
     InputError: If no network is within the limits, or the machine is too busy to time them.
@@ -44,12 +43,6 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   race = Race(config, workdir, folder)
   race.run(budgets, FAMILIES[:2])
   chosen, scores, in_8_bits = _choose_in_8_bits(race, budgets)
-  if not chosen:
-    raise InputError(
-      f'{folder}: no network is within {budgets[-1]:g} ms in float32, and 8 bits cost each more '
-      f'than {100 * quantise.LOSS:g} points of validation DSC; allow more milliseconds, or '
-      'accept the loss by --config.cost.precision=int8; all that was trained is kept'
-    )
   found = _describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
   _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
   print('\n'.join(['', *format_table(found), '']), flush=True)
@@ -81,23 +74,18 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   race = Race(config, workdir, folder)
   seeds = 0 if config.retrain.minutes else config.front.seeds
   race.run(budgets, FAMILIES, full=seeds)
-  scores = race.finalists()
-  chosen = _choose(scores, race.ms(), budgets)
-  found = _describe(race, chosen, scores, workdir)
-  _write(folder, found, course.describe(race, scores, chosen, budgets))
-  rivals = [_pick_family(race, group.budget, group.family) for group in race.groups]
+  chosen, scores, in_8_bits = _choose_in_8_bits(race, budgets)
+  found = _describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
+  _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
+  rivals = [_pick_family(race, scores, group.budget, group.family) for group in race.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
   places = _train_in_full(config, workdir, race, names)
-  full = _read_validation(places)
-  # Those of the last rung choose if every full training diverged.
-  scores, in_8_bits = _score_in_8_bits(race, full or scores, places, tests=True)
-  raced_for, chosen = chosen, _choose(scores, race.ms(), budgets)
-  for budget in raced_for:
-    if budget not in chosen:
-      logbook.say('budget', f'{budget:g} ms: no network that was trained in full is within it')
-  more = {name: _read_full(of_name, workdir) for name, of_name in places.items()}
-  for name, fields in _list_int8(in_8_bits).items():
-    more[name] |= fields
+  if full := _read_validation(places):  # else every full training diverged
+    scores, in_8_bits = _score_in_8_bits(race, full, places, tests=True)
+    chosen = _choose(scores, race.ms(), budgets)
+  more = _list_int8(in_8_bits)
+  for name, of_name in places.items():
+    more.setdefault(name, {}).update(_read_full(of_name, workdir))
   found = _describe(race, chosen, scores, workdir, more=more)
   told = course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits, full=bool(full))
   _write(folder, found, told)
@@ -120,12 +108,13 @@ def _choose(
   return {budget: name for budget, name in found.items() if name}
 
 
-def _pick_family(race: Race, budget: float, family: str) -> str | None:
+def _pick_family(
+  race: Race, scores: Mapping[str, choice.Scores], budget: float, family: str
+) -> str | None:
   """Returns the best network of a family within a budget."""
-  ms = race.ms()
   names = {name for group in race.groups if group.family == family for name in group.names}
-  scores = {name: found for name, found in race.finalists().items() if name in names}
-  return choice.pick_within(scores, ms, budget)
+  scores = {name: found for name, found in scores.items() if name in names}
+  return choice.pick_within(scores, race.ms(), budget)
 
 
 def _train_in_full(
@@ -172,7 +161,7 @@ def _read_validation(full: Mapping[str, Sequence[Path]]) -> dict[str, choice.Sco
 def _choose_in_8_bits(
   race: Race, budgets: Sequence[float]
 ) -> tuple[dict[float, str], dict[str, choice.Scores], dict[str, InEightBits]]:
-  """Chooses by the last rung, until 8 bits cost none of those that are chosen for them too much.
+  """Chooses by the last rung, until all that are chosen for their time in 8 bits are scored so.
 
   Returns the network for each budget, the scores that chose, and those in 8 bits.
   """
@@ -210,9 +199,7 @@ def _score_in_8_bits(
     if race.watch.best(name).precision == 'int8'
   }
   judged = {
-    name: eight_bits.judge(race.watch, scores, name, one)
-    for name, one in found.items()
-    if name in scores
+    name: eight_bits.judge(name, scores[name], one) for name, one in found.items() if name in scores
   }
   return {**scores, **judged}, found
 

@@ -48,7 +48,6 @@ class Stopwatch:
     self._path = Path(self.config.front.costs) if self.given else self.folder / COSTS
     self._costs: dict[str, list[Cost]] = {}
     self._counts: dict[str, layers.Counts] = {}
-    self._in_float: set[str] = set()  # names of those whose time in 8 bits does not count
     if self._path.exists():
       self._read()
     in_8_bits = any(way.precision == 'int8' for way in self.ways)
@@ -57,18 +56,8 @@ class Stopwatch:
     runtimes.require_installed(scored if self.given else self.ways)
 
   def best(self, name: str) -> Cost:
-    """Returns the cost of a network that was timed, in the fastest way that counts."""
-    found = self._costs[name]
-    if name in self._in_float:
-      found = [cost for cost in found if cost.precision != 'int8']
-    return min(found, key=lambda cost: cost.ms)
-
-  def leave_8_bits(self, name: str) -> bool:
-    """Lets the time of a network in 8 bits count no longer; returns False if it has no other."""
-    has_other = any(cost.precision != 'int8' for cost in self._costs[name])
-    if has_other:
-      self._in_float.add(name)
-    return has_other
+    """Returns the cost of a network that was timed, in the way that serves it best."""
+    return min(self._costs[name], key=lambda cost: cost.ms)
 
   def has(self, name: str) -> bool:
     """Returns whether the network of this name was timed."""
