@@ -45,8 +45,8 @@ Variants, which compose (`:small,unet`), applied from left to right:
                          multiplications a slice of 256 x 256, and few epochs, of at most
                          500 steps each.
   unet, unet_plus_plus   a baseline instead of the search.
-  batch                  batch norms for cells and baselines and, unless the config has a rate of its
-                         own, the learning rate of lean networks.
+  batch                  batch norms for cells and baselines and, unless the config has a rate of
+                         its own, the learning rate of lean networks.
   thrifty                the paper's search of cells instead of the race of lean networks.
   unoriented             all flips and quarter turns, each as often as another.
 """

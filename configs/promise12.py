@@ -17,8 +17,8 @@ Variants, which compose (`:small,unet`), applied from left to right:
   small                  128 x 128, a narrow supernet and few epochs.
   paper                  the authors' settings, see below; for a GPU.
   unet, unet_plus_plus   a baseline instead of the search.
-  batch                  batch norms for cells and baselines and, unless the config has a rate of its
-                         own, the learning rate of lean networks.
+  batch                  batch norms for cells and baselines and, unless the config has a rate of
+                         its own, the learning rate of lean networks.
   lean                   a race of lean networks for search.max_ms milliseconds instead.
 
 `:paper` takes from the authors (their paper or their public code):

@@ -118,7 +118,7 @@ FRONT = Stage(
 PLANES = Stage(
   'planes', 'trains briefly on axial, coronal and sagittal slices, and says which score higher'
 )
-SIZES = Stage('sizes', 'trains briefly on slices of three sizes, and says how small they may be')
+SIZES = Stage('sizes', 'trains briefly on slices of smaller sizes, and says how small they may be')
 SLICINGS = (PLANES, SIZES)  # train in folders of their own
 NAMED = (DESCRIBE, *SLICINGS, COMPARE, FRONT)  # run only when named, never by 'all'
 
