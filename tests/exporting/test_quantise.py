@@ -157,10 +157,7 @@ def timed(precision):
 def test_float32_is_advised_where_8_bits_lose_more_than_a_race_would_take(before, after, lost):
   assert quantise.LOSS == 0.002
   found = quantise.Quantised(b'', lambda image: image, before, after, None)
-  line = (
-    f'8 bits lose {lost} points of the validation DSC, more than a race accepts: take model.onnx, '
-    'the float32 file'
-  )
+  line = f'8 bits lose {lost} points of the validation DSC: take model.onnx, the float32 file'
   for raced in (None, timed('float32')):
     assert not lost or found.advise(raced) == line
   in_8_bits = f'{line}; the milliseconds of the race are those in 8 bits'

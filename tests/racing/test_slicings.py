@@ -310,18 +310,20 @@ def test_pictures_are_refused_where_they_have_no_such_kinds(tmp_path, stage, tol
     slicing_commands.make_commands(command)
 
 
+def run_tiny(raw, workdir, *options):
+  """Runs a stage with the network of SHAPE, an epoch each; returns the exit status."""
+  path = workdir.parent / 'tiny.json'
+  genotype.save(path, SHAPE)
+  short = '--config.retrain.epochs=1', '--config.retrain.warmup_epochs=0'
+  options = (f'--config.genotype={path}', '--config.front.workers=1', *short, *options)
+  return tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small')
+
+
 @pytest.mark.usefixtures('quick_compilation')
 def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys):
-  genotype.save(tmp_path / 'tiny.json', SHAPE)
-  options = (
-    f'--config.genotype={tmp_path / "tiny.json"}',
-    '--stage=planes', '--config.front.workers=1', '--config.data.image_size=32',
-    '--config.retrain.epochs=1', '--config.retrain.warmup_epochs=0',
-  )  # fmt: skip
   workdir = tmp_path / 'run'
-  assert tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small') == 0, (
-    capsys.readouterr()
-  )
+  options = '--stage=planes', '--config.data.image_size=32'
+  assert run_tiny(raw, workdir, *options) == 0, capsys.readouterr()
   out = capsys.readouterr().out
   judges = []
   for plane in SLICE_AXES:
@@ -337,7 +339,7 @@ def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys)
   assert judges == [[*splits.assign(config, patients)['validation']]] * 3
   logs = [workdir / 'planes' / plane / 'training' / 'log.txt' for plane in SLICE_AXES]
   before = [path.read_text() for path in logs]
-  assert tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small') == 0
+  assert run_tiny(raw, workdir, *options) == 0
   assert [path.read_text() for path in logs] == before
   assert (
     out.rpartition('validation DSC')[2].splitlines()[:4]
@@ -348,16 +350,10 @@ def test_a_run_trains_on_every_plane_once_and_never_tests(raw, tmp_path, capsys)
 @pytest.mark.usefixtures('quick_compilation')
 def test_a_run_trains_on_every_size_and_times_the_network_on_each(raw, tmp_path, capsys):
   pytest.importorskip('onnxruntime')
-  genotype.save(tmp_path / 'tiny.json', SHAPE)
-  options = (
-    f'--config.genotype={tmp_path / "tiny.json"}', '--stage=sizes', '--config.front.workers=1',
-    '--config.data.image_size=48', '--config.retrain.epochs=1', '--config.retrain.warmup_epochs=0',
-    '--config.cost.runtime=onnxruntime', '--config.cost.precision=float32',
-  )  # fmt: skip
   workdir = tmp_path / 'run'
-  assert tiny_lean_runs.command(raw.parent, workdir, *options, config='folder:small') == 0, (
-    capsys.readouterr()
-  )
+  way = '--config.cost.runtime=onnxruntime', '--config.cost.precision=float32'
+  options = '--stage=sizes', '--config.data.image_size=48', *way
+  assert run_tiny(raw, workdir, *options) == 0, capsys.readouterr()
   out = capsys.readouterr().out
   assert '40 x 40 slices: ' in out and '\n  size ' in out
   found = json.loads((workdir / 'sizes' / 'sizes.json').read_text())

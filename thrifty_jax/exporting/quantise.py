@@ -26,7 +26,7 @@ from thrifty_jax.scores import cases
 SLICES = 64  # number of slices to calibrate on
 COPIES = 3  # of the network in temporary files; two and a bit were measured
 # Most validation DSC that 8 bits may lose before an export advises against them, and a race counts
-# the time in float32.
+# what they lose.
 LOSS = 0.002
 
 
@@ -113,8 +113,8 @@ class Quantised:
     before, after = self.validation_dsc_float, self.validation_dsc
     if before is not None and after is not None and before - after > LOSS:
       line = (
-        f'8 bits lose {100 * (before - after):.2f} points of the validation DSC, more than a race '
-        'accepts: take model.onnx, the float32 file'
+        f'8 bits lose {100 * (before - after):.2f} points of the validation DSC: take model.onnx, '
+        'the float32 file'
       )
       is_raced = timed is not None and timed.precision == 'int8'
       return line + '; the milliseconds of the race are those in 8 bits' * is_raced

@@ -296,7 +296,7 @@ class Race:
     started = [(group, self._rank(group)) for group in self.groups]
     is_last = rung == len(epochs)
     if not is_last:
-      self._go_on(rung + 1)
+      self._go_on(rung + 1, started)
     groups = [
       GroupOfRung(
         budget_ms=group.budget,
@@ -322,10 +322,9 @@ class Race:
       for name in choice.rank(scores, self.ms())
     ]
 
-  def _go_on(self, rung: int) -> None:
+  def _go_on(self, rung: int, started: Sequence[tuple[Group, list[Ranked]]]) -> None:
     """Keeps the better half of every group, and adds half as many mutations of its leaders."""
-    for group in self.groups:
-      ranked = self._rank(group)
+    for group, ranked in started:
       group.names = [one.name for one in choice.keep_half(ranked) if one.dsc is not None]
       if group.family == 'lean' and not self.watch.given:
         for leader in group.names[: len(group.names) // 2]:

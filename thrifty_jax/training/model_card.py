@@ -30,7 +30,7 @@ def write(
     spec: What the network expects.
     summary: Result of its training.
     title: Name that people have for the data set.
-    citation: How the data are cited; '' if that is not known.
+    citation: Text by which the data are cited; '' if that is not known.
     genotype_file: File of its genotype; None for a baseline.
   """
   data = config.data
