@@ -38,7 +38,7 @@ from thrifty_jax.allowed import (
 
 DEVICES = ('auto', 'cpu', 'gpu', 'tpu')
 MODELS = ('thrifty', 'lean', 'unet', 'unet_plus_plus')
-TEACHERS = ('unet', 'unet_plus_plus')  # kinds of network that a retraining can train as its teacher
+TEACHERS = ('unet', 'unet_plus_plus', 'folds')  # what a retraining can train as its teacher
 NORMS = ('none', 'group', 'batch')
 # Rivals in a comparison: the paper's models as published and with the norms of the cells, and
 # U-Nets narrow enough to have no more parameters than the searched network.
@@ -411,8 +411,8 @@ _RETRAIN = {
   'teacher': Setting(
     '',
     TEXT,
-    'Models or runs, by commas, from whose probabilities it learns too; unet or unet_plus_plus is '
-    'trained first.',
+    'Models or runs, by commas, from whose probabilities it learns too; unet, unet_plus_plus or '
+    'folds, networks like itself, are trained first.',
   ),
   'teacher_share': Setting(
     0.5, SHARE, 'Share of these probabilities in what is learned; masks have the rest.'

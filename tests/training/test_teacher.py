@@ -17,6 +17,7 @@ from thrifty_jax.data import batching, data_file, prepared
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
+from thrifty_jax.predicting import segment
 from thrifty_jax.training import named_teacher, teacher, trainings, unlabelled
 from thrifty_jax.training.train_data import open_train_data
 
@@ -193,6 +194,36 @@ def test_a_baseline_is_trained_first_and_only_once(place, monkeypatch, capfd):
   named_teacher.train(config, place / 'named')
   after = (place / 'named' / 'teacher' / 'model' / 'weights.safetensors').stat().st_mtime_ns
   assert before == after
+
+
+def test_networks_that_each_leave_out_a_fold_are_trained_first(place):
+  lists = ("--config.data.validation_patients=('Case00',)", "--config.data.test_patients=('Case01',)")
+  more = (*lists, '--stage=retrain', '--config.retrain.teacher=folds')
+  assert command(place, 'folds', *lists, '--stage=prepare') == 0
+  assert command(place, 'folds', *more) == 0
+  networks = [place / 'folds' / 'teacher' / f'fold_{fold}' for fold in range(3)]
+  assert segment.find_models(place / 'folds' / 'teacher') == [one / 'model' for one in networks]
+  left_out = []
+  for network in networks:
+    config = configs.from_json(json.loads((network / 'config.json').read_text('utf-8')))
+    patients = open_train_data(config, network).patients
+    assert patients['test'] == ('Case00', 'Case01') and len(patients['train']) >= 2
+    assert json.loads((network / 'retrain' / 'genotype.json').read_text('utf-8')) == json.loads(
+      (place / 'genotype.json').read_text('utf-8')
+    )
+    left_out += patients['validation']
+  assert sorted(left_out) == ['Case02', 'Case03', 'Case04', 'Case05']
+  digests = [model_folder.describe(network / 'model').sha256 for network in networks]
+  summary = json.loads((place / 'folds' / 'retrain' / 'summary.json').read_text('utf-8'))
+  assert summary['taught']['weights_sha256'] == digests and len({*digests}) == 3
+  assert summary['taught']['patients_known'] and 'shared' not in summary['taught']
+
+
+def test_folds_that_teach_need_a_training_patient_each(place, capfd):
+  assert command(place, 'few', '--stage=prepare') == 0
+  assert command(place, 'few', '--stage=retrain', '--config.retrain.teacher=folds') == 2
+  assert 'deals the 2 training patients to 3 folds' in capfd.readouterr().err
+  assert not (place / 'few' / 'teacher').exists()
 
 
 @pytest.fixture

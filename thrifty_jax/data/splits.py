@@ -92,7 +92,7 @@ def split_patients(
       f'data.folds is {folds}, but there are only {len(left)} patients; add scans, or set '
       f'data.folds to {"3" if len(left) == 3 else f"3 to {len(left)}"}.'
     )
-  parts = _deal(left, patients if isinstance(patients, Mapping) else {}, folds)
+  parts = deal(left, patients if isinstance(patients, Mapping) else {}, folds)
   if hold_out_test:
     test = test or parts[fold]
   validation = validation or parts[(fold + 1) % folds]
@@ -111,10 +111,12 @@ def _composed(names: Sequence[str]) -> list[str]:
   return [unicodedata.normalize('NFC', name) for name in names]
 
 
-def _deal(
+def deal(
   names: Sequence[str], classes: Mapping[str, Collection[int]], folds: int
 ) -> list[list[str]]:
   """Deals sorted names to folds of about equal size, each class evenly.
+
+  `classes` has the foreground classes of patients, of these and of others, or is empty.
 
   Of the classes that the names left have, the one that the fewest have comes next; each of these
   goes to the fold with the fewest patients of that class, then of any, then to the first. A class

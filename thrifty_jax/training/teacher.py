@@ -35,6 +35,7 @@ from thrifty_jax.training import start_model, unlabelled
 from thrifty_jax.training.train_data import TrainData
 
 FOLDER, RECORD = 'teacher', 'teacher.json'  # in the folder of a run, and in its folder retrain/
+FOLDS = 'folds'  # one of TEACHERS: networks like the pupil, each trained without a fold
 # What a teacher must have in common with the network, whose images and classes it sees.
 _ALIKE = ('classes', 'regions', 'modalities', 'context', 'unit')
 
@@ -109,10 +110,17 @@ def require_sound(config: ConfigDict, workdir: Path) -> None:
     _require_strangers(config, workdir, place)
 
 
+def list_places(config: ConfigDict, workdir: Path) -> list[Path]:
+  """Returns the folders of the trainings of a teacher that the config names by its kind."""
+  if config.retrain.teacher == FOLDS:
+    return [workdir / FOLDER / f'fold_{fold}' for fold in range(config.data.folds)]
+  return [workdir / FOLDER]
+
+
 def _find(config: ConfigDict, workdir: Path) -> list[Path]:
   """Returns the folders of the models that teach."""
   if config.retrain.teacher in TEACHERS:
-    return [workdir / FOLDER / 'model']
+    return [place / 'model' for place in list_places(config, workdir)]
   named = [Path(os.path.expanduser(one.strip())) for one in config.retrain.teacher.split(',')]
   found = [place for one in named for place in segment.find_models(one)]
   if twice := [place for place in found if found.count(place) > 1]:
