@@ -15,6 +15,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import quantise
 from thrifty_jax.networks import genotype, lean_space
 from thrifty_jax.racing import choice, front, timing
+from thrifty_jax.reporting import raced_time
 from thrifty_jax.run_files import InEightBits, RaceCourse, Raced, Spread
 
 CELLS = genotype.Genotype(
@@ -173,6 +174,9 @@ def test_the_best_of_each_budget_and_family_are_trained_in_full_and_scored_once(
   scored = [one for one in found if one.test_dsc is not None]
   assert {one.name for one in scored} == names
   assert all(one.test_dsc == pytest.approx(0.7) for one in scored)
+  for one in scored:  # the card of its model reads the time there
+    timed = raced_time.read(tmp_path / 'front' / 'genotypes' / f'{one.name}.json')
+    assert timed and (timed.ms, timed.runtime) == (one.ms, one.runtime)
   count = len(stands.trained)
   assert front.front(config, tmp_path) == found
   assert (len(stands.trained), len(stands.scored)) == (count, len(full))  # nothing twice

@@ -51,10 +51,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
     'search': 'race',
     'seed': config.seed,
     'max_ms': limit or None,
-    **{
-      name: getattr(best, name)
-      for name in ('name', 'source', 'ms', 'runtime', 'precision', 'threads', 'size', 'machine')
-    },
+    **_tell_time(best),
     'validation_dsc': best.validation_dsc,
   }
   genotypes.save(folder / 'genotype.json', race.entrants[best.name].genotype, provenance=provenance)
@@ -79,6 +76,11 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
   rivals = [_pick_family(race, scores, group.budget, group.family) for group in race.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
+  for one in found:
+    if one.name in names:  # so that the cards of their models tell the time
+      path = race.path(one.name)
+      told = {**genotypes.read_provenance(path), **_tell_time(one)}
+      genotypes.save(path, race.entrants[one.name].genotype, provenance=told)
   places = _train_in_full(config, workdir, race, names)
   if full := _read_validation(places):  # else every full training diverged
     scores, in_8_bits = _score_in_8_bits(race, full, places, tests=True)
@@ -98,6 +100,12 @@ def _write(folder: Path, found: Sequence[Raced], told: RaceCourse) -> None:
   records.write(folder / BUDGETS, tuple(one.budget_ms for one in told.choices))
   records.write(folder / COURSE, told)
   records.write(folder / FILE, found)
+
+
+def _tell_time(one: Raced) -> dict[str, Any]:
+  """Returns what the provenance of a network says of its time, see raced_time.RacedTime."""
+  names = ('name', 'source', 'ms', 'runtime', 'precision', 'threads', 'size', 'machine')
+  return {name: getattr(one, name) for name in names}
 
 
 def _choose(
