@@ -170,6 +170,19 @@ def test_each_rival_has_the_rate_that_did_best_on_validation_patients(config, wo
   assert len(trained) == 10 and {epochs for _, _, epochs in trained} == {20}
 
 
+def test_all_networks_have_the_same_teacher(config, workdir, trained, monkeypatch):
+  config.retrain.teacher = 'runs/a,runs/b'
+  learn, taught = trainings.retrain.retrain, {}
+
+  def retrain(settings, folder):
+    taught[folder] = settings.retrain.teacher
+    learn(settings, folder)
+
+  monkeypatch.setattr(trainings.retrain, 'retrain', retrain)
+  compare.compare(config, workdir)
+  assert len(taught) == len(trained) == 10 and {*taught.values()} == {'runs/a,runs/b'}
+
+
 def test_short_trials_choose_the_rate_of_a_whole_training(config, workdir, trained):
   config.compare.trial_epochs = 5
   results = compare.compare(config, workdir)
