@@ -18,9 +18,10 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines, genotype
 from thrifty_jax.networks.lean_space import LeanShape, Level
 from thrifty_jax.predicting import segment
-from thrifty_jax.training import named_teacher, teacher, trainings, unlabelled
+from thrifty_jax.training import named_teacher, start_model, teacher, trainings, unlabelled
 from thrifty_jax.training.train_data import open_train_data
 
+PARTS = ('validation', 'test')
 PROJECT = Path(__file__).resolve().parents[2]
 SHAPE = LeanShape(
   (Level(4, 1, 1, 'plain'), Level(8, 1, 1, 'plain'), Level(8, 1, 0, 'plain')),
@@ -196,34 +197,57 @@ def test_a_baseline_is_trained_first_and_only_once(place, monkeypatch, capfd):
   assert before == after
 
 
-def test_networks_that_each_leave_out_a_fold_are_trained_first(place):
-  lists = ("--config.data.validation_patients=('Case00',)", "--config.data.test_patients=('Case01',)")
-  more = (*lists, '--stage=retrain', '--config.retrain.teacher=folds')
-  assert command(place, 'folds', *lists, '--stage=prepare') == 0
-  assert command(place, 'folds', *more) == 0
-  networks = [place / 'folds' / 'teacher' / f'fold_{fold}' for fold in range(3)]
-  assert segment.find_models(place / 'folds' / 'teacher') == [one / 'model' for one in networks]
+@pytest.fixture(scope='module')
+def of_folds(place):
+  """A run whose teacher is three networks, each without a fold of its four training patients."""
+  lists = (
+    "--config.data.validation_patients=('Case00',)",
+    "--config.data.test_patients=('Case01',)",
+  )
+  assert command(place, 'folds', *lists, '--config.retrain.teacher=folds') == 0
+  return place / 'folds'
+
+
+def test_networks_that_each_leave_out_a_fold_are_trained_first(place, of_folds):
+  networks = [of_folds / 'teacher' / f'fold_{fold}' for fold in range(3)]
+  assert segment.find_models(of_folds / 'teacher') == [one / 'model' for one in networks]
   left_out = []
   for network in networks:
-    config = configs.from_json(json.loads((network / 'config.json').read_text('utf-8')))
-    patients = open_train_data(config, network).patients
-    assert patients['test'] == ('Case00', 'Case01') and len(patients['train']) >= 2
-    assert json.loads((network / 'retrain' / 'genotype.json').read_text('utf-8')) == json.loads(
-      (place / 'genotype.json').read_text('utf-8')
-    )
+    patients = start_model.find_patients(network / 'model')
+    assert patients and {*patients['test']} == {'Case00', 'Case01'}
+    assert len(patients['train']) + len(patients['validation']) == 4
+    assert genotype.load_any(network / 'retrain' / 'genotype.json') == SHAPE
     left_out += patients['validation']
   assert sorted(left_out) == ['Case02', 'Case03', 'Case04', 'Case05']
   digests = [model_folder.describe(network / 'model').sha256 for network in networks]
-  summary = json.loads((place / 'folds' / 'retrain' / 'summary.json').read_text('utf-8'))
+  summary = json.loads((of_folds / 'retrain' / 'summary.json').read_text('utf-8'))
   assert summary['taught']['weights_sha256'] == digests and len({*digests}) == 3
   assert summary['taught']['patients_known'] and 'shared' not in summary['taught']
 
 
+def test_folds_of_another_run_teach_nobody_whom_they_know(place, of_folds, capfd):
+  assert command(place, 'spoilt', f'--config.retrain.teacher={of_folds / "teacher"}') == 2
+  assert 'has learned from' in capfd.readouterr().err
+
+
 def test_folds_that_teach_need_a_training_patient_each(place, capfd):
-  assert command(place, 'few', '--stage=prepare') == 0
-  assert command(place, 'few', '--stage=retrain', '--config.retrain.teacher=folds') == 2
+  assert command(place, 'few', '--config.retrain.teacher=folds') == 2
   assert 'deals the 2 training patients to 3 folds' in capfd.readouterr().err
-  assert not (place / 'few' / 'teacher').exists()
+  assert not (place / 'few' / 'data.json').exists()
+
+
+def test_a_teacher_that_is_gone_or_another_one_is_refused(of_folds, tmp_path):
+  shutil.copytree(of_folds, tmp_path / 'run')
+  config = configs.from_json(json.loads((of_folds / 'config.json').read_text('utf-8')))
+  config.retrain.epochs = 3
+  config.data.folds = 4
+  (tmp_path / 'run' / 'teacher' / 'fold_2').rename(tmp_path / 'run' / 'teacher' / 'fold_4')
+  with pytest.raises(InputError, match='fold_4/model: is a model of another teacher'):
+    named_teacher.train(config, tmp_path / 'run')
+  config.data.folds = 3
+  shutil.rmtree(tmp_path / 'run' / 'teacher' / 'fold_4')
+  with pytest.raises(InputError, match='fold_2: there is no trained network any more'):
+    named_teacher.train(config, tmp_path / 'run')
 
 
 @pytest.fixture
@@ -235,6 +259,8 @@ def named(tmp_path, monkeypatch):
   monkeypatch.setattr(trainings.retrain, 'retrain', lambda settings, _: trained.append(settings))
   monkeypatch.setattr(trainings.data_file, 'pass_on', lambda *_: None)
   monkeypatch.setattr(trainings, 'read', lambda _: True)
+  patients = {f'p{number}': {1} for number in range(9)}
+  monkeypatch.setattr(named_teacher, '_find_patients', lambda *_: patients)
   return config, trained
 
 

@@ -92,7 +92,7 @@ def split_patients(
       f'data.folds is {folds}, but there are only {len(left)} patients; add scans, or set '
       f'data.folds to {"3" if len(left) == 3 else f"3 to {len(left)}"}.'
     )
-  parts = deal(left, patients if isinstance(patients, Mapping) else {}, folds)
+  parts = _deal(left, patients if isinstance(patients, Mapping) else {}, folds)
   if hold_out_test:
     test = test or parts[fold]
   validation = validation or parts[(fold + 1) % folds]
@@ -111,12 +111,10 @@ def _composed(names: Sequence[str]) -> list[str]:
   return [unicodedata.normalize('NFC', name) for name in names]
 
 
-def deal(
+def _deal(
   names: Sequence[str], classes: Mapping[str, Collection[int]], folds: int
 ) -> list[list[str]]:
   """Deals sorted names to folds of about equal size, each class evenly.
-
-  `classes` has the foreground classes of patients, of these and of others, or is empty.
 
   Of the classes that the names left have, the one that the fewest have comes next; each of these
   goes to the fold with the fewest patients of that class, then of any, then to the first. A class
@@ -155,3 +153,18 @@ def search_halves(patients: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, 
   shuffled = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
   half = (len(names) + 1) // 2
   return tuple(sorted(shuffled[:half])), tuple(sorted(shuffled[half:]))
+
+
+def teaching_folds(patients: Sequence[str], folds: int) -> list[tuple[str, ...]]:
+  """Deals the training patients to folds, of which each network that teaches leaves out another.
+
+  Raises:
+    InputError: If there are fewer patients than folds.
+  """
+  if len(patients) < folds:
+    raise InputError(
+      f"config.retrain.teacher is 'folds', which deals the {len(patients)} training patients to "
+      f'{folds} folds; expected one for each or more: add scans, name another teacher, or lower '
+      'config.data.folds (3 or more)'
+    )
+  return [tuple(sorted(patients)[fold::folds]) for fold in range(folds)]

@@ -35,9 +35,8 @@ def require(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     start_model.require_strangers(config, workdir)
   learns = stage in (stages.SEARCH, stages.RETRAIN) and not stages.RETRAIN.is_done(workdir)
   if config.retrain.teacher and (learns or stage in (stages.FRONT, stages.COMPARE)):
-    from thrifty_jax.training import named_teacher, teacher
+    from thrifty_jax.training import teacher
 
-    named_teacher.require_possible(config, workdir)
     teacher.require_sound(config, workdir)
   if stage is stages.EVALUATE and not (workdir / 'model').is_dir():
     raise InputError(f'{workdir / "model"}: there is no model; train one with --stage=retrain')

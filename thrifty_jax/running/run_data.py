@@ -196,4 +196,6 @@ def _split(config: ConfigDict, patients: splits.Patients) -> dict[str, tuple[str
   split = splits.assign(config, patients)
   if configs.searches_cells(config):
     splits.search_halves(split['train'])  # refuses too few
+  if config.retrain.teacher == 'folds':
+    splits.teaching_folds(split['train'], config.data.folds)  # likewise
   return split

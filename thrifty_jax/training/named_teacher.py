@@ -4,27 +4,21 @@ A baseline, or the folds: networks like the pupil, each of which leaves out anot
 training patients, who choose its weights. Nobody who validates or tests in the run is among them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
 from thrifty_jax import logbook, stages
-from thrifty_jax.data import data_file, splits
+from thrifty_jax.data import data_file, split_file, splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines
 from thrifty_jax.settings import SETTINGS, TEACHERS
 from thrifty_jax.training import trainings
-from thrifty_jax.training.teacher import FOLDS, list_places
+from thrifty_jax.training.teacher import FOLDER, FOLDS, list_places
 
 _SHARE = SETTINGS['retrain.teacher_share'].default
-
-
-def require_possible(config: ConfigDict, workdir: Path) -> None:
-  """Refuses folds that teach where a run has fewer training patients than folds (InputError)."""
-  if config.retrain.teacher == FOLDS:
-    _divide(config, workdir)
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -34,60 +28,82 @@ def train(config: ConfigDict, workdir: Path) -> None:
   learns from the patients of the run. A model that the config names is left alone.
 
   Raises:
-    InputError: If a training diverged, or there are fewer training patients than folds.
+    InputError: If a training diverged, there are fewer training patients than folds, the folder of
+      the teacher holds another one, or the run began to learn from one that is gone.
   """
   if config.retrain.teacher not in TEACHERS:
     return
-  for place, told, settings in _list_trainings(config, workdir):
+  _refuse_others(config, workdir)
+  patients = _find_patients(config, workdir)
+  for place, told, settings in _list_trainings(config, workdir, patients):
+    stages.refuse_changes(settings, place, may_grow=False)
     if not trainings.is_done(settings, place):
+      if stages.RETRAIN.is_begun(workdir):
+        raise InputError(
+          f'{place}: there is no trained network any more, but the training in {workdir} began to '
+          'learn from it; put it back, use another --workdir, or remove '
+          f'{stages.name_folders(stages.RETRAIN, workdir)}'
+        )
       logbook.say('teacher', told)
     trainings.train(settings, workdir, place)
     if trainings.read(place) is None:
       raise InputError(
-        f'{place}: the training of the teacher diverged; lower retrain.learning_rate, or name a '
-        'model as --config.retrain.teacher'
+        f'{place}: the training of the teacher diverged; lower retrain.learning_rate and remove '
+        f'{workdir / FOLDER}, or name a model as --config.retrain.teacher'
+      )
+    (place / split_file.FILE).unlink(missing_ok=True)
+    split_file.write(settings, place, splits.assign(settings, patients), patients)
+
+
+def _refuse_others(config: ConfigDict, workdir: Path) -> None:
+  """Refuses a folder of the teacher that holds models of another one."""
+  expected = [place / 'model' for place in list_places(config, workdir)]
+  folder = workdir / FOLDER
+  for found in sorted([*folder.glob('model'), *folder.glob('fold_*/model')]):
+    if found not in expected:
+      raise InputError(
+        f'{found}: is a model of another teacher than {config.retrain.teacher!r} with '
+        f'{config.data.folds} folds; use another --workdir, or remove {folder}'
       )
 
 
-def _list_trainings(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, str, ConfigDict]]:
+def _find_patients(config: ConfigDict, workdir: Path) -> dict[str, set[int]]:
+  """Returns the patients of a run, and the foreground classes that each has."""
+  _, patients = data_file.find(workdir, data_file.require(workdir), config)
+  return patients
+
+
+def _list_trainings(
+  config: ConfigDict, workdir: Path, patients: dict[str, set[int]]
+) -> Iterator[tuple[Path, str, ConfigDict]]:
   """Yields the folder of each training, what is said of it, and its settings."""
   name, places = config.retrain.teacher, list_places(config, workdir)
+  common = _without_pupil(config, places)
   if name != FOLDS:
-    settings = _without_pupil(config, places[0])
-    configs.set_model(settings, name)
-    settings.model.update({'deep_supervision': False, 'width': baselines.WIDTH, 'norm': 'group'})
-    yield places[0], f'a {name} is trained first', settings
+    configs.set_model(common, name)
+    common.model.update({'deep_supervision': False, 'width': baselines.WIDTH, 'norm': 'group'})
+    yield places[0], f'a {name} is trained first', common
     return
-  parts, strangers = _divide(config, workdir)
+  if configs.has_genotype(config):
+    common.genotype = str(stages.find_genotype(config, workdir))
+  training = splits.assign(config, patients)['train']
+  common.data.hold_out_test = True
+  common.data.test_patients = tuple(sorted({*patients} - {*training}))
+  parts = splits.teaching_folds(training, config.data.folds)
   for number, (place, part) in enumerate(zip(places, parts, strict=True), start=1):
-    settings = _without_pupil(config, place)
-    if configs.has_genotype(config):
-      settings.genotype = str(stages.find_genotype(config, workdir))
-    lists = {'validation_patients': tuple(part), 'test_patients': strangers, 'hold_out_test': True}
-    settings.data.update(lists)
+    settings = common.copy_and_resolve_references()
+    settings.data.validation_patients = part
     told = f'network {number} of {len(parts)}, whose weights {len(part)} training patients choose'
     yield place, told, settings
 
 
-def _without_pupil(config: ConfigDict, place: Path) -> ConfigDict:
+def _without_pupil(config: ConfigDict, places: Sequence[Path]) -> ConfigDict:
   """Returns the settings of a run without those that are meant for the pupil alone."""
   settings = config.copy_and_resolve_references()
   settings.retrain.teacher = settings.data.unlabelled = settings.genotype = ''
   settings.retrain.update({'start_from': '', 'freeze_levels': 0, 'teacher_share': _SHARE})
-  # A run that is made longer keeps a teacher that is done.
-  settings.retrain.epochs = stages.RETRAIN.read_planned(place) or config.retrain.epochs
+  settings.evaluate.list_suspects, settings.trackers = False, ()
+  # A run that is made longer keeps a teacher that is done, and networks are trained alike.
+  planned = map(stages.RETRAIN.read_planned, places)
+  settings.retrain.epochs = next(filter(None, planned), config.retrain.epochs)
   return settings
-
-
-def _divide(config: ConfigDict, workdir: Path) -> tuple[list[list[str]], tuple[str, ...]]:
-  """Returns the training patients of a run, dealt to folds, and who validates or tests in it."""
-  folds = config.data.folds
-  _, patients = data_file.find(workdir, data_file.require(workdir), config)
-  training = splits.assign(config, patients)['train']
-  if len(training) < folds:
-    raise InputError(
-      f'config.retrain.teacher is {FOLDS!r}, which deals the {len(training)} training patients to '
-      f'{folds} folds (config.data.folds); expected one for each or more: add scans, or name '
-      'another teacher'
-    )
-  return splits.deal(training, patients, folds), tuple(sorted({*patients} - {*training}))

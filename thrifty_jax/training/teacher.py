@@ -166,7 +166,6 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
   places = _find(config, workdir)
   models = [model_folder.load(place) for place in places]
   known = [start_model.find_patients(place) is not None for place in places]
-  named = config.retrain.teacher in TEACHERS
   shared = {
     name for place in places for name in start_model.find_shared(train_data.patients, place)
   }
@@ -174,7 +173,7 @@ def begin(config: ConfigDict, workdir: Path, train_data: TrainData) -> Lessons:
     models=tuple(map(str, places)),
     weights_sha256=tuple(model.sha256 for model in models),
     share=config.retrain.teacher_share,
-    patients_known=named or all(known),
+    patients_known=all(known),
     unlabelled=len(more),
     shared=tuple(sorted(shared)),
   )
