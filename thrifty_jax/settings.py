@@ -38,7 +38,8 @@ from thrifty_jax.allowed import (
 
 DEVICES = ('auto', 'cpu', 'gpu', 'tpu')
 MODELS = ('thrifty', 'lean', 'unet', 'unet_plus_plus')
-TEACHERS = ('unet', 'unet_plus_plus', 'folds')  # what a retraining can train as its teacher
+FOLDS = 'folds'  # the teacher that is networks like the pupil, each trained without a fold
+TEACHERS = ('unet', 'unet_plus_plus', FOLDS)  # what a retraining can train as its teacher
 NORMS = ('none', 'group', 'batch')
 # Rivals in a comparison: the paper's models as published and with the norms of the cells, and
 # U-Nets narrow enough to have no more parameters than the searched network.

@@ -19,6 +19,7 @@ from thrifty_jax.data.data_file import Record
 from thrifty_jax.errors import InputError
 from thrifty_jax.running import readiness
 from thrifty_jax.running.command_line import Command
+from thrifty_jax.settings import FOLDS
 
 if TYPE_CHECKING:
   from data_prep.data_sets import Scans
@@ -196,6 +197,6 @@ def _split(config: ConfigDict, patients: splits.Patients) -> dict[str, tuple[str
   split = splits.assign(config, patients)
   if configs.searches_cells(config):
     splits.search_halves(split['train'])  # refuses too few
-  if config.retrain.teacher == 'folds':
+  if config.retrain.teacher == FOLDS:
     splits.teaching_folds(split['train'], config.data.folds)  # likewise
   return split

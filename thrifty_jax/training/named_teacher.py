@@ -14,9 +14,9 @@ from thrifty_jax import logbook, stages
 from thrifty_jax.data import data_file, split_file, splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines
-from thrifty_jax.settings import SETTINGS, TEACHERS
+from thrifty_jax.settings import FOLDS, SETTINGS, TEACHERS
 from thrifty_jax.training import trainings
-from thrifty_jax.training.teacher import FOLDER, FOLDS, list_places
+from thrifty_jax.training.teacher import FOLDER, list_places
 
 _SHARE = SETTINGS['retrain.teacher_share'].default
 

@@ -30,12 +30,11 @@ from thrifty_jax.networks.model_spec import background, make_spec
 from thrifty_jax.predicting import segment
 from thrifty_jax.reporting import origins
 from thrifty_jax.run_files import Taught
-from thrifty_jax.settings import TEACHERS
+from thrifty_jax.settings import FOLDS, TEACHERS
 from thrifty_jax.training import start_model, unlabelled
 from thrifty_jax.training.train_data import TrainData
 
 FOLDER, RECORD = 'teacher', 'teacher.json'  # in the folder of a run, and in its folder retrain/
-FOLDS = 'folds'  # one of TEACHERS: networks like the pupil, each trained without a fold
 # What a teacher must have in common with the network, whose images and classes it sees.
 _ALIKE = ('classes', 'regions', 'modalities', 'context', 'unit')
 
