@@ -11,6 +11,7 @@ from benchmarks import measure
 from thrifty_jax import config as configs
 from thrifty_jax.model_folder import LoadedModel
 from thrifty_jax.networks import build, genotype
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.networks.model_spec import make_spec
 
 PAPER = Path(thrifty_jax.__file__).parent / 'genotypes' / 'thrifty_0.61m.json'
@@ -22,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
   """Adds --model, --channels and --depth."""
   text = "thrifty (of the paper's size), unet, unet_plus_plus, or the file of a genotype"
   measure.several(parser, 'model', 'thrifty', *BASELINES, type=str, help=text)
-  parser.add_argument('--channels', type=measure.positive, default=32, help='of a genotype')
+  parser.add_argument('--channels', type=measure.positive, default=32, help='of cells')
   parser.add_argument('--depth', type=measure.positive, default=5, help='likewise')
 
 
@@ -34,7 +35,7 @@ class Network:
     name: Name thrifty, one of BASELINES, or the file of a genotype.
     size: Side of the square slices.
     norm: Norm of a baseline, none or group; networks of a genotype have their own.
-    channels, depth: Sizes of a network of a genotype; those of a baseline are fixed.
+    channels, depth: Sizes of a network of cells; those of others are fixed.
   """
 
   name: str
@@ -51,23 +52,26 @@ class Network:
     """
     self.genotype()
 
-  def genotype(self) -> genotype.Genotype | None:
+  def genotype(self) -> genotype.Genotype | LeanShape | None:
     """Returns the genotype, None for a baseline."""
     if self.name in BASELINES:
       return None
     path = PAPER if self.name == 'thrifty' else Path(self.name)
-    found = genotype.load(path)
+    found = genotype.load_any(path)
     genotype.require_depth(found, self.depth, place=str(path))
     return found
 
   def member(self) -> LoadedModel:
     """Returns the network with random weights, as if loaded from a model's folder."""
     config = configs.default()
+    found = self.genotype()
     config.model.update({'channels': self.channels, 'depth': self.depth, 'norm': self.norm})
-    config.model.name = self.name if self.name in BASELINES else 'thrifty'
+    if isinstance(found, LeanShape):
+      configs.set_lean(config)
+    else:
+      config.model.name = self.name if found is None else 'thrifty'
     config.data.update({'classes': ('background', 'organ'), 'image_size': self.size})
     spec = make_spec(config, {'mean': np.full(1, MEAN), 'std': np.full(1, STD)})
-    found = self.genotype()
     shapes = build.find_shapes(build.build(spec, found), spec.image_channels)
     return LoadedModel(spec, found, '', build.initialise(shapes, seed=0))
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.retrain_step --model thrifty unet unet_plus_plus --size 256
     python -m benchmarks.retrain_step --model runs/brain/search/genotype.json unet --norm none group
+    python -m benchmarks.retrain_step --model LEAN.json --size 64 --batch 16 --augment
 
 A step is that of retraining with the default optimiser and average of the weights, on synthetic
-slices, without augmentation. Each network runs in a process of its own; they take turns, and times
-are also given relative to those of the first network.
+slices; with --augment also with the default augmentation. Each network runs in a process of its
+own; they take turns, and times are also given relative to those of the first network.
 """
 
 import dataclasses
@@ -22,10 +23,13 @@ import numpy as np
 from benchmarks import contenders, measure, networks
 from thrifty_jax import config as configs
 from thrifty_jax import device
+from thrifty_jax.data import augment as augmentation
 from thrifty_jax.networks import build, layers
 from thrifty_jax.running import command_line
 from thrifty_jax.training import train_step
 from thrifty_jax.training.train_data import Facts, make_schedule, seed_bits
+
+_STATISTICS = {'mean': networks.MEAN, 'std': networks.STD}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   measure.several(parser, 'batch', 4)
   measure.several(parser, 'size', 128, help='of the square slices')
   measure.dtypes(parser)
+  parser.add_argument('--augment', action='store_true', help='slices, by the default settings')
   parser.add_argument('--cache', default='', help="folder of compiled programs; '' is none")
   asked = parser.parse_args(arguments)
   return command_line.exit_status(functools.partial(_run, asked))
@@ -49,7 +54,7 @@ def _run(asked: Any) -> int:
   report = measure.Report('retrain_step')
   for batch, found in rounds:
     rivals = {
-      (network, dtype): (start, network, batch, dtype, asked.cache)
+      (network, dtype): (start, network, batch, dtype, asked.cache, asked.augment)
       for network in found
       for dtype in asked.dtype
     }
@@ -59,6 +64,7 @@ def _run(asked: Any) -> int:
         count, macs = figures['parameters'], figures['macs'] / 1e9
         line = f'{count:,} parameters, {macs:.2f} G MACs a slice, {line}'
       settings = {**dataclasses.asdict(network), 'batch': batch, 'dtype': dtype}
+      settings['augment'] = asked.augment
       report.add(settings, figures, line)
   return report.end()
 
@@ -73,7 +79,7 @@ def _networks(asked: Any, size: int) -> list[networks.Network]:
 
 
 def start(
-  network: networks.Network, batch: int, dtype: str, cache: str
+  network: networks.Network, batch: int, dtype: str, cache: str, augmented: bool = False
 ) -> tuple[dict[str, Any], contenders.Turn]:
   """Starts a contender, see `contenders.race`."""
   began = time.perf_counter()
@@ -88,10 +94,18 @@ def start(
   state, _ = train_step.init_state(net, transformation, image, seed=0)
   state = jax.block_until_ready(state)
   started = time.perf_counter() - began
+
+  def augment(key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    if not augmented:
+      return batch
+    known = {name: np.full(1, value, np.float32) for name, value in _STATISTICS.items()}
+    image, label = augmentation.augment(key, **batch, settings=config.augment, **known)
+    return {'image': image, 'label': label}
+
   step = train_step.make_train_step(
     net,
     transformation,
-    augment=lambda key, batch: batch,
+    augment=augment,
     average_decay=config.retrain.ema_decay,
     seed=0,
     background=member.spec.background,

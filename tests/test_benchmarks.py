@@ -27,8 +27,9 @@ from benchmarks import (
   table,
 )
 from benchmarks.plain_supernet import PlainSupernet
-from thrifty_jax.networks import build
+from thrifty_jax.networks import build, genotype
 from thrifty_jax.networks.grid import Supernet, init_architecture
+from thrifty_jax.networks.lean_space import unet
 from thrifty_jax.networks.losses import segmentation_loss
 from thrifty_jax.networks.space import targets_of
 from thrifty_jax.running import command_line
@@ -193,6 +194,14 @@ def test_a_contender_takes_the_steps_of_the_search(who, monkeypatch):
 def test_retrain_step_says_what_a_network_takes(capsys):
   (found,) = result_of(retrain_step.main, capsys, *TINY, '--model=thrifty', '--depth=2')
   require_figures(found, *STEP, 'temp_mb', 'parameters', 'macs')
+
+
+def test_retrain_step_takes_lean_networks_and_augments_their_slices(tmp_path, capsys):
+  genotype.save(tmp_path / 'lean.json', unet(2, levels=3))
+  model = f'--model={tmp_path / "lean.json"}'
+  (found,) = result_of(retrain_step.main, capsys, *TINY, model, '--augment')
+  require_figures(found, *STEP, 'temp_mb', 'parameters', 'macs')
+  assert found['augment'] and found['parameters'] < 10_000
 
 
 def test_retrain_step_measures_every_network_with_every_norm_that_it_has(monkeypatch, capsys):
