@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,11 @@ class Network:
     found = genotype.load_any(path)
     genotype.require_depth(found, self.depth, place=str(path))
     return found
+
+  def describe(self) -> dict[str, Any]:
+    """Returns its attributes by name; None for those that a lean network does not have."""
+    lacks = ('norm', 'channels', 'depth') if isinstance(self.genotype(), LeanShape) else ()
+    return dataclasses.asdict(self) | dict.fromkeys(lacks)
 
   def member(self) -> LoadedModel:
     """Returns the network with random weights, as if loaded from a model's folder."""

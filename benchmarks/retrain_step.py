@@ -9,7 +9,6 @@ slices; with --augment also with the default augmentation. Each network runs in 
 own; they take turns, and times are also given relative to those of the first network.
 """
 
-import dataclasses
 import functools
 import sys
 import time
@@ -28,8 +27,6 @@ from thrifty_jax.networks import build, layers
 from thrifty_jax.running import command_line
 from thrifty_jax.training import train_step
 from thrifty_jax.training.train_data import Facts, make_schedule, seed_bits
-
-_STATISTICS = {'mean': networks.MEAN, 'std': networks.STD}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +60,7 @@ def _run(asked: Any) -> int:
       if 'error' not in figures:
         count, macs = figures['parameters'], figures['macs'] / 1e9
         line = f'{count:,} parameters, {macs:.2f} G MACs a slice, {line}'
-      settings = {**dataclasses.asdict(network), 'batch': batch, 'dtype': dtype}
+      settings = {**network.describe(), 'batch': batch, 'dtype': dtype}
       settings['augment'] = asked.augment
       report.add(settings, figures, line)
   return report.end()
@@ -98,8 +95,10 @@ def start(
   def augment(key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     if not augmented:
       return batch
-    known = {name: np.full(1, value, np.float32) for name, value in _STATISTICS.items()}
-    image, label = augmentation.augment(key, **batch, settings=config.augment, **known)
+    mean, std = (jnp.full(1, value) for value in (networks.MEAN, networks.STD))
+    image, label = augmentation.augment(
+      key, batch['image'], batch['label'], settings=config.augment, mean=mean, std=std
+    )
     return {'image': image, 'label': label}
 
   step = train_step.make_train_step(

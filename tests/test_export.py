@@ -143,7 +143,7 @@ def test_a_run_is_checked_on_its_validation_patients_and_calibrated_on_its_train
   ('timed', 'after', 'line'),
   [
     ('int8', 0.8945, '8 bits lose 0.55 points .* those in 8 bits'),
-    ('float32', 0.9, 'the race that found this network counts it with 3.70 ms in OpenVINO in .*'),
+    ('float32', 0.9, 'the race that timed this network counts it with 3.70 ms in OpenVINO in .*'),
     ('int8', 0.9, ''),
     ('', 0.9, ''),
   ],

@@ -412,8 +412,8 @@ _RETRAIN = {
   'teacher': Setting(
     '',
     TEXT,
-    'Models or runs, by commas, from whose probabilities it learns too; or unet, unet_plus_plus, '
-    'or folds (networks like itself, each without a fold), which is trained first.',
+    'Models or runs, by commas, from whose probabilities it learns too; unet, unet_plus_plus, and '
+    'folds (networks like itself, each without a fold), are trained first.',
   ),
   'teacher_share': Setting(
     0.5, SHARE, 'Share of these probabilities in what is learned; masks have the rest.'

@@ -396,7 +396,7 @@ def test_a_setting_that_is_off_leaves_no_code():
 
 
 def test_later_settings_leave_the_draws_of_the_first_version_as_they_are():
-  """Else a run would not go on with the same bits; but noise is drawn otherwise since then."""
+  """Else a run would not go on with the same bits; of the noise they are of a later one."""
   image, label = jnp.full((3, 4, 4, 1), 0.5), jnp.zeros((3, 4, 4), int)
   first = {'gamma': (0.7, 1.45), 'gain': 0.15, 'bias_field': 0.1, 'offset': 0.15, 'noise': 0.1}
   names = ('blur_probability', 'coarse_probability', 'gamma_inverted')

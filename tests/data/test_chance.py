@@ -11,7 +11,7 @@ def test_what_is_nearly_normal_has_its_quantiles_and_draws_that_do_not_tell_of_a
   found = np.asarray(chance.normal(jax.random.key(3), (200, 40, 25)), np.float64).ravel()
   assert abs(found.mean()) < 0.01 and abs(found.std() - 1) < 0.01
   shares = np.asarray([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
-  np.testing.assert_allclose(np.quantile(found, shares), scipy.stats.norm.ppf(shares), atol=0.08)
+  np.testing.assert_allclose(np.quantile(found, shares), scipy.stats.norm.ppf(shares), atol=0.1)
   assert 3 < np.abs(found).max() < 3.5
   for step in (1, 2, 25, 1000):
     assert abs(np.mean(found[step:] * found[:-step])) < 0.01

@@ -168,7 +168,7 @@ def test_float32_is_advised_where_8_bits_lose_more_than_a_race_would_take(before
 def test_8_bits_that_lose_little_are_to_be_timed_where_the_race_counts_float32(before, after):
   found = quantise.Quantised(b'', lambda image: image, before, after, None)
   assert found.advise(timed('float32')) == (
-    'the race that found this network counts it with 3.70 ms in OpenVINO in float32; time '
+    'the race that timed this network counts it with 3.70 ms in OpenVINO in float32; time '
     'model_int8.onnx by thrifty_jax.cost before you take it'
   )
   assert found.advise(timed('int8')) == found.advise(None) == ''

@@ -176,7 +176,8 @@ def test_the_best_of_each_budget_and_family_are_trained_in_full_and_scored_once(
   assert all(one.test_dsc == pytest.approx(0.7) for one in scored)
   for one in scored:  # the card of its model reads the time there
     timed = raced_time.read(tmp_path / 'front' / 'genotypes' / f'{one.name}.json')
-    assert timed and (timed.ms, timed.runtime) == (one.ms, one.runtime)
+    assert one.space == 'thrifty' or (timed and (timed.ms, timed.runtime) == (one.ms, one.runtime))
+    assert one.space == 'lean' or timed is None  # its cells may be made of another width
   count = len(stands.trained)
   assert front.front(config, tmp_path) == found
   assert (len(stands.trained), len(stands.scored)) == (count, len(full))  # nothing twice

@@ -22,7 +22,7 @@ def test_the_sign_between_the_sides_is_not_looked_for_in_the_name_of_the_process
   assert found is not None
   assert raced_time.describe(found, 'window', cross='×') == (
     '3.68 ms for a window of 128 × 128 pixels in JAX in float32 on 2 threads of a 4 x 4 processor, '
-    'by the race that found its shape'
+    'by a race that timed it'
   )
 
 

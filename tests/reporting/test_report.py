@@ -327,12 +327,12 @@ def test_a_given_network_has_the_milliseconds_that_its_race_found(whole, tmp_pat
     genotype.save(tmp_path / 'model' / 'genotype.json', shape, provenance=provenance)
     page = report.report(tmp_path).read_text(encoding='utf-8')
     tile = (
-      '<b>3.68 ms</b><span>a slice of 128 × 128 in OpenVINO in 8 bits, by the race that found its '
-      'shape</span>'
+      '<b>3.68 ms</b><span>a slice of 128 × 128 in OpenVINO in 8 bits, by a race that timed it'
+      '</span>'
     )
     line = (
       '<p>3.68 ms for a slice of 128 × 128 pixels in OpenVINO in 8 bits on 1 thread of AMD 2 x '
-      'EPYC, 2 cores, by the race that found its shape.</p>'
+      'EPYC, 2 cores, by a race that timed it.</p>'
     )
     in_float32 = '</b><span>volume DSC (float32), 5 test patients</span>'
     assert (tile in page, line in page, in_float32 in page) == (is_told,) * 3

@@ -21,7 +21,6 @@ from thrifty_jax.predicting import segment
 from thrifty_jax.training import named_teacher, start_model, teacher, trainings, unlabelled
 from thrifty_jax.training.train_data import open_train_data
 
-PARTS = ('validation', 'test')
 PROJECT = Path(__file__).resolve().parents[2]
 SHAPE = LeanShape(
   (Level(4, 1, 1, 'plain'), Level(8, 1, 1, 'plain'), Level(8, 1, 0, 'plain')),

@@ -155,8 +155,18 @@ def search_halves(patients: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, 
   return tuple(sorted(shuffled[:half])), tuple(sorted(shuffled[half:]))
 
 
-def teaching_folds(patients: Sequence[str], folds: int) -> list[tuple[str, ...]]:
-  """Deals the training patients to folds, of which each network that teaches leaves out another.
+def teaching_folds(
+  patients: Sequence[str], classes: Mapping[str, Collection[int]], folds: int
+) -> list[tuple[str, ...]]:
+  """Deals the training patients to the folds of a teacher, those with equal classes in turn.
+
+  Args:
+    patients: Names of the training patients.
+    classes: Foreground classes of each of them; others may be there.
+    folds: Number of folds, each of which one network of the teacher does without.
+
+  Returns:
+    The sorted names of each fold, none of which is empty.
 
   Raises:
     InputError: If there are fewer patients than folds.
@@ -167,4 +177,5 @@ def teaching_folds(patients: Sequence[str], folds: int) -> list[tuple[str, ...]]
       f'{folds} folds; expected one for each or more: add scans, name another teacher, or lower '
       'config.data.folds (3 or more)'
     )
-  return [tuple(sorted(patients)[fold::folds]) for fold in range(folds)]
+  alike = sorted(patients, key=lambda name: (sorted(classes.get(name, ())), name))
+  return [tuple(sorted(alike[fold::folds])) for fold in range(folds)]

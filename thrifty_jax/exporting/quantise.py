@@ -108,7 +108,7 @@ class Quantised:
     Nothing is timed here.
 
     Args:
-      timed: Time of the network by the race that found its shape, None without one.
+      timed: Time of the network by a race, None without one.
     """
     before, after = self.validation_dsc_float, self.validation_dsc
     if before is not None and after is not None and before - after > LOSS:
@@ -120,7 +120,7 @@ class Quantised:
       return line + '; the milliseconds of the race are those in 8 bits' * is_raced
     if timed and timed.precision == 'float32':
       return (
-        f'the race that found this network counts it with {timed.ms:.2f} ms in {timed.way}; time '
+        f'the race that timed this network counts it with {timed.ms:.2f} ms in {timed.way}; time '
         'model_int8.onnx by thrifty_jax.cost before you take it'
       )
     return ''

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from thrifty_jax import logbook, records, stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks.lean_space import LeanShape
 from thrifty_jax.racing import choice, course, eight_bits, entrants, jobs, short_trainings
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.race import Race
@@ -77,10 +78,11 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   rivals = [_pick_family(race, scores, group.budget, group.family) for group in race.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
   for one in found:
-    if one.name in names:  # so that the cards of their models tell the time
-      path = race.path(one.name)
+    shape = race.entrants[one.name].genotype
+    if one.name in names and isinstance(shape, LeanShape):  # cells may be made of another width
+      path = race.path(one.name)  # of which the cards of its models tell the time
       told = {**genotypes.read_provenance(path), **_tell_time(one)}
-      genotypes.save(path, race.entrants[one.name].genotype, provenance=told)
+      genotypes.save(path, shape, provenance=told)
   places = _train_in_full(config, workdir, race, names)
   if full := _read_validation(places):  # else every full training diverged
     scores, in_8_bits = _score_in_8_bits(race, full, places, tests=True)

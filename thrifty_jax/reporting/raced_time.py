@@ -1,4 +1,4 @@
-"""The time of a network by the race that found its shape, as the genotype tells it."""
+"""The time of a network by a race, as the genotype tells it."""
 
 import contextlib
 from collections.abc import Mapping
@@ -76,5 +76,5 @@ def describe(timed: RacedTime, part: str, *, cross: str = 'x') -> str:
   threads = f'{timed.threads} thread{"s" * (timed.threads > 1)} of ' if timed.threads else ''
   return (
     f'{timed.ms:.2f} ms for a {part} of {timed.size} {cross} {timed.size} pixels in {timed.way} on '
-    f'{threads}{timed.machine}, by the race that found its shape'
+    f'{threads}{timed.machine}, by a race that timed it'
   )

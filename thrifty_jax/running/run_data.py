@@ -198,5 +198,5 @@ def _split(config: ConfigDict, patients: splits.Patients) -> dict[str, tuple[str
   if configs.searches_cells(config):
     splits.search_halves(split['train'])  # refuses too few
   if config.retrain.teacher == FOLDS:
-    splits.teaching_folds(split['train'], config.data.folds)  # likewise
+    splits.teaching_folds(split['train'], {}, config.data.folds)  # likewise
   return split

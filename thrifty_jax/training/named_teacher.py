@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from thrifty_jax import config as configs
-from thrifty_jax import logbook, stages
+from thrifty_jax import logbook, stages, words
 from thrifty_jax.data import data_file, split_file, splits
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import baselines
@@ -51,19 +51,20 @@ def train(config: ConfigDict, workdir: Path) -> None:
         f'{place}: the training of the teacher diverged; lower retrain.learning_rate and remove '
         f'{workdir / FOLDER}, or name a model as --config.retrain.teacher'
       )
-    (place / split_file.FILE).unlink(missing_ok=True)
+    (place / split_file.FILE).unlink(missing_ok=True)  # it may be of a training that was removed
     split_file.write(settings, place, splits.assign(settings, patients), patients)
 
 
 def _refuse_others(config: ConfigDict, workdir: Path) -> None:
   """Refuses a folder of the teacher that holds models of another one."""
   expected = [place / 'model' for place in list_places(config, workdir)]
-  folder = workdir / FOLDER
+  folder, is_folds = workdir / FOLDER, config.retrain.teacher == FOLDS
+  told = f' with {config.data.folds} folds' if is_folds else ''
   for found in sorted([*folder.glob('model'), *folder.glob('fold_*/model')]):
     if found not in expected:
       raise InputError(
-        f'{found}: is a model of another teacher than {config.retrain.teacher!r} with '
-        f'{config.data.folds} folds; use another --workdir, or remove {folder}'
+        f'{found}: is a model of another teacher than {config.retrain.teacher!r}'
+        f'{told}; use another --workdir, or remove {folder}'
       )
 
 
@@ -89,11 +90,11 @@ def _list_trainings(
   training = splits.assign(config, patients)['train']
   common.data.hold_out_test = True
   common.data.test_patients = tuple(sorted({*patients} - {*training}))
-  parts = splits.teaching_folds(training, config.data.folds)
+  parts = splits.teaching_folds(training, patients, config.data.folds)
   for number, (place, part) in enumerate(zip(places, parts, strict=True), start=1):
     settings = common.copy_and_resolve_references()
     settings.data.validation_patients = part
-    told = f'network {number} of {len(parts)}, whose weights {len(part)} training patients choose'
+    told = f'network {number} of {len(parts)}, without {words.list_some(part)}'
     yield place, told, settings
 
 
