@@ -24,16 +24,8 @@ def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws, also as a flat array, from nearly the normal distribution, from -3.5 to 3.5.
-
-  A draw is the sum of the four bytes of a random word, less its mean, over its deviation: where
-  XLA draws in the kernel of the image, whose innermost loop is over its channels, a CPU takes
-  several times as long for `jax.random.normal`. Nothing here needs more of its tails.
-  """
-  words = jax.random.bits(key, (math.prod(shape),), jnp.uint32)
-  total = (words & 255) + (words >> 8 & 255) + (words >> 16 & 255) + (words >> 24)
-  deviation = math.sqrt(4 * (256**2 - 1) / 12)
-  return ((total.astype(jnp.float32) - 4 * 255 / 2) / deviation).reshape(shape)
+  """Draws from the normal distribution, also as a flat array."""
+  return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
 def smoothing(side: int, sigma: float) -> np.ndarray:
