@@ -7,7 +7,7 @@ average of many, cut into blocks of slices that stand in for patients, each as a
 would show it: coil, contrast and noise are simulated. So this run shows that everything works; it
 proves nothing about a network. For real data sets see promise12.py and chaos.py.
 
-Measured on two CPU cores, seed 0, fold 0: 2 min 42 s without a compilation cache; test DSC 88.2 %
+Measured on two CPU cores, seed 0, fold 0: 3 min 28 s without a compilation cache; test DSC 88.2 %
 of grey and 83.5 % of white matter (intensity thresholds: 77.7 % and 42.6 %).
 
 Variants: unet, unet_plus_plus (a baseline instead of the search), lean (a race of lean
