@@ -138,7 +138,7 @@ def _rules(
   else:
     plane, text = 'slice', f'slice {list_some(scan.blank)} shows nothing, but has a mask'
   yield f'{plane}s with a mask show nothing', bool(scan.blank), text
-  yield 'headers do not say where their axes point', bool(scan.unsure), scan.unsure
+  yield 'headers do not say clearly where their axes point', bool(scan.unsure), scan.unsure
   spacing = ' x '.join(format_figure(side) for side in scan.spacing_mm)
   (low, high), (least, second, largest) = _POSSIBLE_MM, sorted(scan.spacing_mm)
   yield (

@@ -45,7 +45,7 @@ class Scan:
   kept: np.ndarray | None = None
   # Whether each foreground class lacks a slice between others of contours, [K - 1]; () of others.
   gaps: tuple[bool, ...] = ()
-  unsure: str = ''  # files that do not say where their axes point, and how these are taken
+  unsure: str = ''  # files that do not say clearly where their axes point, and how these are taken
 
 
 def measure(volume: Volume, source: Case, data: ConfigDict) -> Scan:

@@ -118,11 +118,26 @@ export function readNifti(bytes) {
   return { voxels, shape, affine, unsure: unsureOf(field), header: geometryOf(header, field) };
 }
 
-// How the axes are taken, if the header does not say where they point; '' if it does.
+// How the axes are taken, if the header does not say clearly where they point; '' if it does.
 function unsureOf(field) {
+  if (field('qform_code') && field('sform_code') && formsAreApart(field)) {
+    return 'its header says two things of where its axes point, as sform and qform lie more than 45 '
+      + 'degrees apart; the sform is taken: check that it is right';
+  }
   return field('qform_code') || field('sform_code') ? ''
     : 'its header does not say where its axes point; x, y, z are taken to point to L, A, S: check '
       + 'that they do';
+}
+
+// Whether an axis points elsewhere by the qform, if its quaternion is one, than by the sform.
+function formsAreApart(field) {
+  if (!(squareOf(field) <= 1 + ROUNDING)) return false;
+  const turned = rotationOf(field);
+  return [0, 1, 2].some((axis) => {
+    const column = [0, 4, 8].map((row) => field('srow', row + axis));
+    const along = column.reduce((sum, one, row) => sum + one * turned[row][axis], 0);
+    return along < Math.SQRT1_2 * Math.hypot(...column);
+  });
 }
 
 // What a header says of where voxels lie, [version, lists of numbers by field], as it was taken.
@@ -170,22 +185,30 @@ function affineOf(field, shape) {
   }
   require([-1, 0, 1].includes(field('pixdim')), 'pixdim[0]', field('pixdim'));
   numbers('quatern', [0, 1, 2]);
+  const origin = numbers('qoffset', [0, 1, 2]);
+  return rotationOf(field).map((row, i) => [...row.map((one, axis) => one * size[axis]), origin[i]]);
+}
+
+// The directions of the axes by the qform, [3, 3], an axis in a column.
+function rotationOf(field) {
   const [b, c, d] = quaternOf(field);
   const a = Math.sqrt(Math.max(0, 1 - b * b - c * c - d * d));
-  const rotation = [
-    [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-    [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-    [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+  const hand = field('pixdim') < 0 ? -1 : 1;
+  return [
+    [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), hand * 2 * (b * d + a * c)],
+    [2 * (b * c + a * d), a * a + c * c - b * b - d * d, hand * 2 * (c * d - a * b)],
+    [2 * (b * d - a * c), 2 * (c * d + a * b), hand * (a * a + d * d - b * b - c * c)],
   ];
-  if (field('pixdim') < 0) size[2] = -size[2];
-  const origin = numbers('qoffset', [0, 1, 2]);
-  return rotation.map((row, i) => [...row.map((one, axis) => one * size[axis]), origin[i]]);
 }
 
 // The last three of a quaternion of length 1, which rounding may have made longer.
 function quaternOf(field) {
   const stored = [0, 1, 2].map((number) => field('quatern', number));
-  const square = stored.reduce((sum, one) => sum + one * one, 0);
+  const square = squareOf(field);
   require(square <= 1 + ROUNDING, 'quatern', stored);
   return stored.map((one) => one / Math.max(1, Math.sqrt(square)));
+}
+
+function squareOf(field) {
+  return [0, 1, 2].reduce((sum, number) => sum + field('quatern', number) ** 2, 0);
 }

@@ -116,6 +116,21 @@ GEOMETRY = {
     {'srow': (2, 0, 0, -7, 0, 3, 0.07, 8, 0, 0, 4, 9)},
     affine_of((2, 0, 0), (0, 3, 0), (0, 0.07, 4), (-7, 8, 9)),
   ),
+  'a sform and a qform': ({'qform': 1}, AFFINE),
+  'a sform that a registration turned by 40 degrees': (
+    {'qform': 1, 'quaternion': (np.sin(np.radians(20)), 0, 0)},
+    AFFINE,
+  ),
+  'two forms apart, turned by 50 degrees': (
+    {'qform': 1, 'quaternion': (np.sin(np.radians(25)), 0, 0)},
+    AFFINE,
+  ),
+  'two forms apart, turned by half': ({'qform': 1, 'quaternion': (0, 1, 0)}, AFFINE),
+  'two forms apart, mirrored': (
+    {'qform': 1, 'quaternion': (0, 0, 0), 'pixdim': (-1, 2, 3, 4, 1, 1, 1, 1)},
+    AFFINE,
+  ),
+  'a sform beside a quaternion that is none': ({'qform': 1, 'quaternion': (0, np.nan, 0)}, AFFINE),
   'a first distance of 0 is right-handed': (
     {**BY_QFORM, 'pixdim': (0, 2, 3, 4, 1, 1, 1, 1)},
     AFFINE,

@@ -63,7 +63,8 @@ DICOM SEG or RTSTRUCT, if asked for.
   --device=DEVICE          auto (default), cpu, gpu, tpu
 
 A scan that cannot be segmented does not stop the others; a line for each stands at the end, as for
-scans that are unlike those of the training, or whose header does not say where its axes point.
+scans that are unlike those of the training, or whose header does not say clearly where its axes
+point.
 
 Exit status: 0 all done, 2 bad input or usage, also of single scans, 1 a fault.
 {thrifty_jax.RESEARCH_USE}

@@ -174,4 +174,4 @@ def test_a_header_that_does_not_say_where_its_axes_point_is_warned_of(scans):
   (one,) = found(scans, 7, unsure='its header does not say where')
   assert one.text == 'c07: its header does not say where' and not one.is_error
   (one,) = found(scans, *range(9), unsure='its header does not say where')
-  assert one.text.startswith('9 of 40 scans: headers do not say where their axes point (c00')
+  assert one.text.startswith('9 of 40 scans: headers do not say clearly where their axes point')

@@ -55,6 +55,14 @@ def test_voxels_lie_where_the_header_says_in_millimetres(tmp_path, name):
       np.testing.assert_allclose((affine @ [*index, 1])[:3], (-x, -y, z), atol=1e-4)
 
 
+@pytest.mark.parametrize('name', [name for name in GEOMETRY if 'form' in name])
+def test_two_forms_that_contradict_each_other_are_told(tmp_path, name):
+  path = written(tmp_path, content(**GEOMETRY[name][0]))
+  found = volumes.find_unsure(path)
+  assert ('two things of where its axes point' in found) == ('two forms apart' in name)
+  assert ('does not say where its axes point' in found) == ('without a form' in name)
+
+
 @pytest.mark.parametrize('units', [1, 3])
 def test_a_mask_has_the_unit_and_the_place_of_its_scan(tmp_path, units):
   fields, _ = GEOMETRY['metres' if units == 1 else 'micrometres']

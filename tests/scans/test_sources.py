@@ -130,7 +130,7 @@ def test_a_channel_that_may_be_a_mirror_image_of_the_other_is_refused(tmp_path, 
   sure, other = (sure, other) if unsure else (other, sure)
   nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.int16), None), other)
   (source,) = sources.find(tmp_path, channels=2)
-  message = rf'{other.name}: its header does not say where .* that of {sure.name} does; expected'
+  message = rf'{other.name}: its header does not say clearly .* that of {sure.name} does; expected'
   with pytest.raises(InputError, match=message):
     sources.read(source)
   shutil.copy(other, sure)
@@ -175,7 +175,7 @@ def test_a_mask_that_may_be_a_mirror_image_of_its_scan_is_refused(tmp_path, unsu
   case = volumes.Case('a', 'a', (paths[0],), (paths[1],))
   assert read_case(case).truth.max() == 23
   nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.int16), None), paths[unsure])
-  message = rf'{paths[unsure].name}: its header does not say where .* that of {paths[1 - unsure]}'
+  message = rf'{paths[unsure].name}: its header does not say clearly .* that of {paths[1 - unsure]}'
   with pytest.raises(InputError, match=message.replace(str(tmp_path) + '/', '')):
     read_case(case)
   shutil.copy(paths[unsure], paths[1 - unsure])  # then they are stored alike

@@ -22,7 +22,7 @@ class FileMask:
       is the transpose of nibabel's array; of a picture [H, W].
     classes: Names of the classes in the order of their numbers, background first.
     warnings: Differences between the scan and those of the training, a line each, before them how
-      its axes are taken if its header does not say where they point.
+      its axes are taken if its header does not say clearly where they point.
     source: Files of the scan.
     grid: Geometry of these files; `grid.affine` maps (d, h, w, 1) to RAS millimetres.
     colours: Colour of each class in a PNG, '#rrggbb'; () are those of overlays.

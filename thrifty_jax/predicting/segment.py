@@ -178,7 +178,7 @@ class Segmenter:
 
     Warns:
       UserWarning: Difference between the scan and those of the training, a warning each; and a
-        header that does not say where the axes point.
+        header that does not say clearly where the axes point.
     """
     place = Path(path).expanduser()
     scans = sources.find(place, channels=self.channels)

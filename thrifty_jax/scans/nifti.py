@@ -36,6 +36,11 @@ UNSURE = (  # of a header, with the directions that axes have without one
   'its header does not say where its axes point; x, y, z are taken to point to {}: check that they '
   'do'
 )
+_APART = math.cos(math.radians(45))  # of two forms: a mirror image is, a registered scan is not
+_TWO_FORMS = (
+  'its header says two things of where its axes point, as sform and qform lie more than 45 '
+  'degrees apart; the sform is taken: check that it is right'
+)
 
 
 class HeaderError(ValueError):
@@ -107,10 +112,12 @@ def affine_of(header: Any) -> np.ndarray:
 
 
 def find_unsure(header: Any) -> str:
-  """Returns how the axes are taken, if a header does not say where they point; '' if it does.
+  """Returns how the axes are taken, if a header does not say clearly where they point; else ''.
 
-  Source: nibabel's affine of a file without qform and sform.
+  Source: nibabel's affine of a file without qform and sform, or with both.
   """
+  if header['qform_code'] and header['sform_code']:
+    return _TWO_FORMS if _forms_are_apart(header) else ''
   return '' if header['qform_code'] or header['sform_code'] else UNSURE.format('L, A, S')
 
 
@@ -164,6 +171,20 @@ def require_grid(
       'one origin, spacing and direction. Where the voxels do match, copy the header of the scan; '
       'else resample the file.'
     )
+
+
+def _forms_are_apart(header: Any) -> bool:
+  """Whether an axis points elsewhere by the qform, if its quaternion is one, than by the sform."""
+  imaginary = [float(header[f'quatern_{name}']) for name in 'bcd']
+  square = math.fsum(one * one for one in imaginary)
+  if not square <= 1 + _ROUNDING:
+    return False
+  real = math.sqrt(max(0, 1 - square))
+  turned = nibabel.quaternions.quat2mat((real, *imaginary))
+  turned[:, 2] *= -1 if header['pixdim'][0] < 0 else 1
+  axes = header.get_sform()[:3, :3]
+  cosines = (turned * axes).sum(axis=0) / np.linalg.norm(axes, axis=0)
+  return bool(cosines.min() < _APART)
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -43,7 +43,7 @@ class Grid:
   itk: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None
   series: Path | None = None  # folder of a DICOM series
   picture: Path | None = None  # file of a picture, whose affine is none of a patient
-  # What `volumes.find_unsure` returns of the first channel whose header says nothing of its axes.
+  # What `volumes.find_unsure` returns of the first channel whose header is unclear on its axes.
   unsure: str = ''
 
 

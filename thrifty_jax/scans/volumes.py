@@ -23,7 +23,7 @@ _ROUNDING = 1e-3  # of a class number, as 255 x float32(1 / 255) is 1.0000000591
 
 
 class UnsureError(InputError):
-  """A file may be a mirror image of its scan, as a header does not say where its axes point."""
+  """A file may be a mirror image of its scan, as a header is unclear on its axes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
 
 
 def find_unsure(path: Path) -> str:
-  """Returns how the axes of a volume are taken, if its header does not say it; '' if it does.
+  """Returns how the axes of a volume are taken, if its header does not say it clearly; else ''.
 
   Source: ITK's identity direction; of NIfTI see `nifti.find_unsure`.
   """
@@ -290,7 +290,7 @@ def on_grid(
   """Returns a channel or a mask, [D, H, W], with its axes in the order and direction of its scan.
 
   It is refused if its voxels then do not lie where those of the scan do, see `require_grid`, or if
-  it is turned though one of both does not say where its axes point.
+  it is turned though one of both does not say clearly where its axes point.
   """
   require_affine(scan, scan_affine)
   require_affine(path, affine)
@@ -307,15 +307,15 @@ def on_grid(
 
 
 def require_sure(path: Path, scan: Path) -> None:
-  """Refuses a file and its scan if the header of one does not say where its axes point."""
+  """Refuses a file and its scan if the header of one does not say clearly where its axes point."""
   unsure = [one for one in (path, scan) if find_unsure(one)]
   if unsure:
     other = (scan if unsure[0] == path else path).name
     both = f'nor does that of {other}' if len(unsure) > 1 else f'but that of {other} does'
     raise UnsureError(
-      f'{unsure[0]}: its header does not say where its axes point, {both}; expected it of both or '
-      'voxels that are stored alike, as one may be a mirror image of the other. Export it again, '
-      'or copy the header of the other if their voxels match.'
+      f'{unsure[0]}: its header does not say clearly where its axes point, {both}; expected it of '
+      'both or voxels that are stored alike, as one may be a mirror image of the other. Export it '
+      'again, or copy the header of the other if their voxels match.'
     )
 
 
