@@ -273,7 +273,7 @@ class Retrained:
 
 @dataclass(frozen=True)
 class Raced:
-  """A network in front.json, the list of all that raced (racing/race.py)."""
+  """A network in front.json, the list of all that raced (racing/raced.py)."""
 
   name: str  # of its files
   title: str

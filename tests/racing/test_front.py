@@ -14,7 +14,7 @@ from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import quantise
 from thrifty_jax.networks import genotype, lean_space
-from thrifty_jax.racing import choice, front, timing
+from thrifty_jax.racing import choice, front, raced, timing
 from thrifty_jax.reporting import raced_time
 from thrifty_jax.run_files import InEightBits, RaceCourse, Raced, Spread
 
@@ -47,8 +47,8 @@ def stands(monkeypatch):
     return types.SimpleNamespace(place=place, summary=types.SimpleNamespace(split=stands.split))
 
   stands.split = 'test'
-  monkeypatch.setattr(front.over_folds, 'read_scored', read_scored)
-  monkeypatch.setattr(front.over_folds, 'join_seeds', join_seeds)
+  monkeypatch.setattr(raced.over_folds, 'read_scored', read_scored)
+  monkeypatch.setattr(raced.over_folds, 'join_seeds', join_seeds)
   return stands
 
 

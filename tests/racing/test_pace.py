@@ -187,7 +187,7 @@ def test_the_first_training_of_each_rung_tells_how_long_the_rest_takes(
   ]
   first = stands.trained[0][0].partition('/')[0]
   started = {place.partition('/')[0] for place, _ in stands.trained if '/rung_1' in place}
-  ms = {name: found.watch.best(name).ms for name in started}
+  ms = {name: found.field.watch.best(name).ms for name in started}
   middle = math.sqrt(sum(one**2 for one in ms.values()) / len(ms))
   assert first == min(ms, key=lambda name: abs(ms[name] - middle))
   again, *_ = race_through(config, monkeypatch, tmp_path)

@@ -38,19 +38,19 @@ def run(config, workdir, *, budgets=BUDGETS, families=('lean', 'unet')):
 def outcome(found):
   """Returns all that a race came to."""
   scores = {name: (one.rung, one.scores) for name, one in found.standings.items()}
-  groups = [(group.family, group.budget, group.names) for group in found.groups]
-  return found.entrants, scores, groups, found.ms()
+  groups = [(group.family, group.budget, group.names) for group in found.field.groups]
+  return found.field.entrants, scores, groups, found.field.ms()
 
 
 def test_groups_are_within_their_budgets_and_of_their_family(config, stands, tmp_path):
   config.front.rungs = 1
   found = run(config, tmp_path, budgets=(2.0, 20.0))
   # No U-Net is as fast as 2 ms.
-  assert [(group.family, group.budget, len(group.names)) for group in found.groups] == [
+  assert [(group.family, group.budget, len(group.names)) for group in found.field.groups] == [
     *(('lean', 2.0, 6), ('lean', 20.0, 6), ('unet', 20.0, 3)),
   ]
-  ms = found.ms()
-  for group in found.groups:
+  ms = found.field.ms()
+  for group in found.field.groups:
     low, high = group.limits
     assert all(low < ms[name] <= high for name in group.names)
     assert all((name[:4] == 'unet') == (group.family == 'unet') for name in group.names)
@@ -72,7 +72,7 @@ def test_each_rung_keeps_the_better_half_adds_mutants_of_its_leaders_and_trains_
     )
   order = sorted(rungs['rung_1'], key=lambda name: -fake_race.score(shape(found, name), 1))
   assert {name for name in rungs['rung_2'] if '_2_' not in name[5:]} == {*order[:4]}
-  parents = {one.parent for one in found.entrants.values() if one.source == 'mutant'}
+  parents = {one.parent for one in found.field.entrants.values() if one.source == 'mutant'}
   assert parents & {*order[:2]} == {*order[:2]}
   assert {*found.finalists()} == {*rungs['rung_3']}
 
@@ -87,7 +87,7 @@ def test_a_rung_that_would_train_no_longer_than_the_one_before_is_left_out(
 
 
 def shape(found, name):
-  return found.entrants[name].genotype
+  return found.field.entrants[name].genotype
 
 
 def test_a_race_trains_to_a_rate_of_0_and_scores_at_the_end_alone(config, stands, tmp_path):
@@ -145,7 +145,7 @@ def test_another_seed_draws_others(config, stands, tmp_path):
   config.front.update({'rungs': 1, 'entrants': 30})
   raced = []
   for config.seed in (0, 1):
-    raced.append(run(config, tmp_path / str(config.seed)).entrants)
+    raced.append(run(config, tmp_path / str(config.seed)).field.entrants)
   assert raced[0]['cone_8'] == raced[1]['cone_8']
   drawn = [{one.genotype for one in of_one.values() if one.source == 'drawn'} for of_one in raced]
   assert drawn[0] and drawn[1] and not drawn[0] & drawn[1]
@@ -154,7 +154,7 @@ def test_another_seed_draws_others(config, stands, tmp_path):
 def test_a_folder_of_another_draw_is_refused(config, stands, tmp_path):
   config.front.rungs = 1
   found = run(config, tmp_path)
-  genotype.save(found.path('cone_8'), lean_space.unet(4))
+  genotype.save(found.field.path('cone_8'), lean_space.unet(4))
   with pytest.raises(InputError, match='cone_8.json: is another network'):
     run(config, tmp_path)
 
@@ -234,7 +234,9 @@ def test_a_diverged_network_loses_and_costs_the_others_nothing(config, stands, t
   found = run(config, tmp_path, budgets=(20.0,), families=('lean',))
   lost = {name for name, one in found.standings.items() if one.scores is None}
   assert lost
-  assert all(found.standings[name].rung == 1 for name in lost if found.entrants[name].parent == '')
+  assert all(
+    found.standings[name].rung == 1 for name in lost if found.field.entrants[name].parent == ''
+  )
   assert any(found.finalists().values())
   count = len(stands.trained)
   assert outcome(run(config, tmp_path, budgets=(20.0,), families=('lean',))) == outcome(found)
@@ -244,12 +246,12 @@ def test_a_diverged_network_loses_and_costs_the_others_nothing(config, stands, t
 def test_half_of_all_go_on_even_if_the_other_half_diverged(config, stands, tmp_path):
   config.front.rungs = 2
   known = run(config, tmp_path / 'first', budgets=(20.0,), families=('lean',))
-  names = [name for name, one in known.standings.items() if known.entrants[name].parent == '']
+  names = [name for name, one in known.standings.items() if known.field.entrants[name].parent == '']
   worse = sorted(names, key=lambda name: fake_race.score(shape(known, name), 1))[:3]
   shapes = [shape(known, name) for name in worse]
   stands.diverges = lambda found, epochs: found in shapes
   found = run(config, tmp_path / 'second', budgets=(20.0,), families=('lean',))
-  assert {*names} - {*worse} <= {*found.groups[0].names}
+  assert {*names} - {*worse} <= {*found.field.groups[0].names}
 
 
 @pytest.mark.parametrize('rungs', [1, 2])
@@ -270,7 +272,7 @@ def test_limits_of_multiplications_and_parameters_hold_for_mutants_too(
   found = run(config, tmp_path, budgets=(100.0,))
   assert 'config.search.max_macs: networks have at most 20,000,000;' in capfd.readouterr().out
   assert all(count_macs(shape(found, name)) <= 20_000_000 for name in found.standings)
-  assert any(found.entrants[name].source == 'mutant' for name in found.standings)
+  assert any(found.field.entrants[name].source == 'mutant' for name in found.standings)
 
 
 @pytest.mark.parametrize(
@@ -312,20 +314,20 @@ def test_a_given_network_races_once_though_it_has_a_known_form(config, stands, t
 def test_known_forms_far_below_a_budget_race_if_few_are_near(config, stands, tmp_path):
   config.front.update({'rungs': 1, 'entrants': 40})
   found = run(config, tmp_path, budgets=(6.0,), families=('lean',))
-  (group,) = found.groups
-  known = [name for name in found.entrants if found.entrants[name].source == 'known']
-  low = [name for name in known if found.ms()[name] <= 3.6]
+  (group,) = found.field.groups
+  known = [name for name in found.field.entrants if found.field.entrants[name].source == 'known']
+  low = [name for name in known if found.field.ms()[name] <= 3.6]
   assert low and {*low} <= {*group.names} and group.limits == (0.0, 6.0)
 
 
 def test_a_budget_that_everything_meets_takes_what_there_is(config, stands, tmp_path):
   config.front.rungs = 1
   found = run(config, tmp_path, budgets=(1e6,))
-  assert [len(group.names) for group in found.groups] == [6, 3]
+  assert [len(group.names) for group in found.field.groups] == [6, 3]
 
 
 def test_networks_that_halve_slices_too_often_take_no_part(config, stands, tmp_path):
   config.data.image_size = 16
   found = run(config, tmp_path, budgets=(20.0,))
-  shapes: list[Any] = [one.genotype for one in found.entrants.values()]
+  shapes: list[Any] = [one.genotype for one in found.field.entrants.values()]
   assert max(one.halvings for one in shapes) == 4

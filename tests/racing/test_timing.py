@@ -238,10 +238,10 @@ def test_the_race_goes_by_the_times_of_the_other_machine_alone(elsewhere, stands
   write(path, slower)
   found = race()
   assert not stands.timed
-  assert all(found.watch.best(name).machine == 'Phone' for name in found.entrants)
-  for group in found.groups:
-    assert all(8 < 3 * find_ms(found.entrants[name].genotype) <= 20 for name in group.names)
-  assert {one.source for one in found.entrants.values()} == {'known', 'drawn', 'unet'}
+  assert all(found.field.watch.best(name).machine == 'Phone' for name in found.field.entrants)
+  for group in found.field.groups:
+    assert all(8 < 3 * find_ms(found.field.entrants[name].genotype) <= 20 for name in group.names)
+  assert {one.source for one in found.field.entrants.values()} == {'known', 'drawn', 'unet'}
   count = len(stands.trained)
   race()
   assert len(stands.trained) == count
@@ -292,7 +292,7 @@ def test_paths_of_windows_name_the_same_networks(elsewhere):
   windows = [cost.name.replace('/', '\\') for cost in time_all()]
   pairs = zip(time_all(), windows, strict=True)
   write(path, [dataclasses.replace(cost, name=f'C:{name}') for cost, name in pairs])
-  assert len(race().entrants) == 128
+  assert len(race().field.entrants) == 128
 
 
 def test_a_network_without_a_time_takes_no_part_and_a_line_says_so(elsewhere, capsys):
@@ -300,7 +300,7 @@ def test_a_network_without_a_time_takes_no_part_and_a_line_says_so(elsewhere, ca
   with pytest.raises(InputError):
     race()
   write(path, [cost for cost in time_all() if 'drawn_1.json' not in cost.name])
-  assert 'drawn_1' not in race().entrants
+  assert 'drawn_1' not in race().field.entrants
   assert 'not timed 1 of 128, which take no part' in capsys.readouterr().out
 
 
@@ -311,7 +311,7 @@ def test_what_is_installed_on_the_other_machine_counts(elsewhere, config):
     race()
   write(path, time_all(runtime='openvino'))
   found = race()
-  assert {found.watch.best(name).runtime for name in found.entrants} == {'openvino'}
+  assert {found.field.watch.best(name).runtime for name in found.field.entrants} == {'openvino'}
 
 
 @pytest.mark.parametrize('timed', ['onnxruntime', 'openvino'])

@@ -39,7 +39,7 @@ def describe(
     in_8_bits=in_8_bits,
     full=full,
     choices=tuple(
-      Choice(budget, chosen.get(budget), tuple(_hold_to_best(scores, race.ms(), budget)))
+      Choice(budget, chosen.get(budget), tuple(_hold_to_best(scores, race.field.ms(), budget)))
       for budget in budgets
     ),
   )

@@ -11,11 +11,11 @@ from thrifty_jax import logbook, records, stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.racing import choice, course, eight_bits, entrants, jobs, short_trainings
+from thrifty_jax.racing import choice, course, eight_bits, entrants, jobs, raced, short_trainings
 from thrifty_jax.racing.jobs import Job
 from thrifty_jax.racing.race import Race
 from thrifty_jax.run_files import COURSE, InEightBits, RaceCourse, Raced
-from thrifty_jax.scores import evaluate, over_folds, statistics, tables
+from thrifty_jax.scores import evaluate
 from thrifty_jax.training import trainings
 
 FILE = 'front.json'
@@ -44,19 +44,20 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   race = Race(config, workdir, folder)
   race.run(budgets, FAMILIES[:2])
   chosen, scores, in_8_bits = _choose_in_8_bits(race, budgets)
-  found = _describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
+  found = raced.describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
   _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
-  print('\n'.join(['', *format_table(found), '']), flush=True)
+  print('\n'.join(['', *raced.format_table(found), '']), flush=True)
   best = next(one for one in found if one.knee)
   provenance = {
     'search': 'race',
     'seed': config.seed,
     'max_ms': limit or None,
-    **_tell_time(best),
+    **raced.tell_time(best),
     'validation_dsc': best.validation_dsc,
   }
-  genotypes.save(folder / 'genotype.json', race.entrants[best.name].genotype, provenance=provenance)
-  logbook.say('found', f'{best.name}, {_line(best)}')
+  shape = race.field.entrants[best.name].genotype
+  genotypes.save(folder / 'genotype.json', shape, provenance=provenance)
+  logbook.say('found', f'{best.name}, {raced.format_line(best)}')
   return best
 
 
@@ -73,27 +74,27 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   seeds = 0 if config.retrain.minutes else config.front.seeds
   race.run(budgets, FAMILIES, full=seeds)
   chosen, scores, in_8_bits = _choose_in_8_bits(race, budgets)
-  found = _describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
+  found = raced.describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
   _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
-  rivals = [_pick_family(race, scores, group.budget, group.family) for group in race.groups]
+  rivals = [_pick_family(race, scores, group.budget, group.family) for group in race.field.groups]
   names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
   for one in found:
-    shape = race.entrants[one.name].genotype
+    shape = race.field.entrants[one.name].genotype
     if one.name in names and isinstance(shape, LeanShape):  # cells may be made of another width
-      path = race.path(one.name)  # of which the cards of its models tell the time
-      told = {**genotypes.read_provenance(path), **_tell_time(one)}
+      path = race.field.path(one.name)  # of which the cards of its models tell the time
+      told = {**genotypes.read_provenance(path), **raced.tell_time(one)}
       genotypes.save(path, shape, provenance=told)
   places = _train_in_full(config, workdir, race, names)
   if full := _read_validation(places):  # else every full training diverged
     scores, in_8_bits = _score_in_8_bits(race, full, places, tests=True)
-    chosen = _choose(scores, race.ms(), budgets)
+    chosen = _choose(scores, race.field.ms(), budgets)
   more = _list_int8(in_8_bits)
   for name, of_name in places.items():
-    more.setdefault(name, {}).update(_read_full(of_name, workdir))
-  found = _describe(race, chosen, scores, workdir, more=more)
+    more.setdefault(name, {}).update(raced.read_full(of_name, workdir))
+  found = raced.describe(race, chosen, scores, workdir, more=more)
   told = course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits, full=bool(full))
   _write(folder, found, told)
-  print('\n'.join(['', *format_table(found), '']), flush=True)
+  print('\n'.join(['', *raced.format_table(found), '']), flush=True)
   return found
 
 
@@ -102,12 +103,6 @@ def _write(folder: Path, found: Sequence[Raced], told: RaceCourse) -> None:
   records.write(folder / BUDGETS, tuple(one.budget_ms for one in told.choices))
   records.write(folder / COURSE, told)
   records.write(folder / FILE, found)
-
-
-def _tell_time(one: Raced) -> dict[str, Any]:
-  """Returns what the provenance of a network says of its time, see raced_time.RacedTime."""
-  names = ('name', 'source', 'ms', 'runtime', 'precision', 'threads', 'size', 'machine')
-  return {name: getattr(one, name) for name in names}
 
 
 def _choose(
@@ -122,9 +117,9 @@ def _pick_family(
   race: Race, scores: Mapping[str, choice.Scores], budget: float, family: str
 ) -> str | None:
   """Returns the best network of a family within a budget."""
-  names = {name for group in race.groups if group.family == family for name in group.names}
+  names = {name for group in race.field.groups if group.family == family for name in group.names}
   scores = {name: found for name, found in scores.items() if name in names}
-  return choice.pick_within(scores, race.ms(), budget)
+  return choice.pick_within(scores, race.field.ms(), budget)
 
 
 def _train_in_full(
@@ -138,7 +133,7 @@ def _train_in_full(
   found = []
   for number in range(config.front.seeds):
     for name in names:
-      settings = entrants.configure(config, race.entrants[name], race.path(name))
+      settings = entrants.configure(config, race.field.entrants[name], race.field.path(name))
       settings.seed = config.seed + number
       settings.evaluate.list_suspects = False  # the run itself lists them
       settings.evaluate.flips = False  # their milliseconds are those of one pass
@@ -177,7 +172,7 @@ def _choose_in_8_bits(
   """
   scores, found = race.finalists(), {}
   while True:
-    chosen = _choose(scores, race.ms(), budgets)
+    chosen = _choose(scores, race.field.ms(), budgets)
     places = {name: race.places(name) for name in chosen.values() if name not in found}
     scores, new = _score_in_8_bits(race, scores, places, tests=False)
     if not new:
@@ -206,7 +201,7 @@ def _score_in_8_bits(
   found = {
     name: eight_bits.score(of_name, tests=tests)
     for name, of_name in places.items()
-    if race.watch.best(name).precision == 'int8'
+    if race.field.watch.best(name).precision == 'int8'
   }
   judged = {
     name: eight_bits.judge(name, scores[name], one) for name, one in found.items() if name in scores
@@ -220,102 +215,3 @@ def _list_int8(found: Mapping[str, InEightBits]) -> dict[str, dict[str, Any]]:
     name: {'int8_validation_dsc': one.validation_dsc, 'int8_test_dsc': one.test_dsc}
     for name, one in found.items()
   }
-
-
-def _describe(
-  race: Race,
-  chosen: Mapping[float, str],
-  scores: Mapping[str, choice.Scores],
-  workdir: Path,
-  *,
-  more: Mapping[str, Mapping[str, Any]] | None = None,
-) -> list[Raced]:
-  """Returns what front.json says of every network that raced, the fastest first.
-
-  `scores` are those by which the networks were chosen, and `more` has further fields of `Raced` of
-  those trained in full.
-  """
-  knee = choice.find_knee({*chosen.values()}, scores, race.ms()) if chosen else ''
-  found = []
-  for name, standing in race.standings.items():
-    cost, own = race.watch.best(name), standing.scores
-    values = np.array([*own.values()]) if own else None
-    found.append(
-      Raced(
-        name=name,
-        title=race.entrants[name].title,
-        source=race.entrants[name].source,
-        space=cost.space,
-        parameters=cost.parameters,
-        macs=cost.macs,
-        ms=cost.ms,
-        ms_spread=cost.ms_spread,
-        runtime=cost.runtime,
-        precision=cost.precision,
-        threads=cost.threads,
-        size=cost.size,
-        file_bytes=cost.file_bytes,
-        machine=cost.machine,
-        rung=standing.rung,
-        epochs=standing.epochs,
-        validation_dsc=choice.mean(own) if own else None,
-        validation_ci95=None if values is None else statistics.bootstrap_interval(values),
-        chosen=name in chosen.values(),
-        budgets_ms=tuple(budget for budget, one in chosen.items() if one == name),
-        knee=name == knee,
-        genotype=race.path(name).relative_to(workdir).as_posix(),
-        folder=standing.folder.relative_to(workdir).as_posix(),
-        **(more or {}).get(name, {}),
-      )
-    )
-  return sorted(found, key=lambda one: one.ms)
-
-
-def _read_full(places: Sequence[Path], workdir: Path) -> dict:
-  """Returns the fields of `Raced` about full trainings."""
-  summaries = [trainings.read(place) for place in places]
-  scored = [[over_folds.read_scored(place / 'evaluate')] for place in places]
-  # With the protocol pooled_2d the patients that were scored have chosen the networks.
-  tested = all(one.summary.split == 'test' for (one,) in scored)
-  dsc = over_folds.join_seeds(scored).mean.dsc if tested else None
-  return {
-    'full': tuple(place.relative_to(workdir).as_posix() for place in places),
-    'full_validation_dsc': float(np.mean([one.validation_dsc for one in summaries if one])),
-    'test_dsc': dsc.mean if dsc else None,
-    'test_ci95': dsc.ci95 if dsc else None,
-  }
-
-
-def format_table(found: Sequence[Raced]) -> list[str]:
-  """Formats a line for each network that reached the last rung; chosen ones have their budgets."""
-  last = max(one.rung for one in found)
-  rows = [('network', 'title', 'in', 'ms', 'parameters', 'validation', 'full', 'test', 'for')]
-  for one in found:
-    if one.rung < last:
-      continue
-    dsc = (one.validation_dsc, one.full_validation_dsc, one.test_dsc)
-    validation, full, test = ('–' if value is None else f'{100 * value:.2f}' for value in dsc)
-    budgets = ', '.join(f'{budget:g} ms' for budget in one.budgets_ms)
-    rows.append(
-      (
-        one.name,
-        one.title,
-        f'{one.runtime} {one.precision}',
-        f'{one.ms:.2f}',
-        f'{one.parameters:,}',
-        validation,
-        full,
-        test,
-        budgets + ' (knee)' * one.knee,
-      )
-    )
-  return tables.align(rows, left=3)
-
-
-def _line(one: Raced) -> str:
-  """Describes a network in a line."""
-  return (
-    f'{one.title}: {one.ms:.2f} ms in {one.runtime} {one.precision}, a slice of {one.size} x '
-    f'{one.size} pixels, {one.parameters:,} parameters, validation DSC '
-    f'{100 * (one.validation_dsc or 0):.2f} % after {one.epochs} epochs'
-  )

@@ -1,0 +1,255 @@
+"""The field of a race: networks are drawn and timed until the group of each budget is full."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thrifty_jax import logbook
+from thrifty_jax.errors import InputError
+from thrifty_jax.networks import genotype as genotypes
+from thrifty_jax.networks.lean_space import LeanShape
+from thrifty_jax.racing import entrants, timing
+from thrifty_jax.racing.entrants import Entrant
+from thrifty_jax.racing.timing import Stopwatch
+
+ROUNDS = 3  # of draws and times until each group is full, near its budget and then below
+DRAWS = 24  # networks drawn for each group in a round
+TWICE = 2  # networks timed for each that is missing, as estimates are off
+SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
+LOWEST = 0.6  # share of a budget that its networks take at least, if there are enough
+ANCHORS = 6  # networks of each kind that estimates start from
+POOL = 40  # drawn networks, and U-Nets, that another machine is to time, besides the known ones
+
+
+@dataclasses.dataclass
+class Group:
+  """Networks that race against each other.
+
+  Attributes:
+    budget: Most milliseconds of them.
+    floor: Milliseconds of the next smaller budget, 0 for the smallest.
+    limits: Milliseconds above which and up to which they take: near the budget, or from the floor
+      on if too few are near.
+    family: lean, unet or genotype.
+    size: Most of them in the first rung.
+    names: Those still in the race.
+  """
+
+  budget: float
+  floor: float
+  limits: tuple[float, float]
+  family: str
+  size: int
+  names: list[str] = dataclasses.field(default_factory=list)
+
+
+class Field:
+  """The networks of a race, by their times.
+
+  Attributes:
+    folder: Folder of the race, in which their times and genotypes are.
+    entrants: All networks that were timed, by name.
+    watch: Their times.
+    groups: Groups with those that are still in the race.
+  """
+
+  def __init__(self, config: ConfigDict, folder: Path):
+    self._config, self.folder = config, folder
+    self._generator = np.random.default_rng((config.seed, 1))
+    self.entrants: dict[str, Entrant] = {}
+    self.watch = Stopwatch(config, folder)
+    self.groups: list[Group] = []
+
+  def fill(self, budgets: Sequence[float], families: Sequence[str]) -> None:
+    """Finds the networks of every group, timed and within its limits.
+
+    Args:
+      budgets: Milliseconds, rising.
+      families: Kinds of networks, see Group.
+
+    Raises:
+      InputError: If no network is within the budgets and limits; the nearest is named.
+    """
+    self.groups = _list_groups(budgets, families, most=self._config.front.entrants)
+    given = entrants.list_given(self._config)
+    known, unets = (
+      [*filter(self._fits, entrants.leave_out(listed, given))]
+      for listed in (entrants.list_known(), entrants.list_unets())
+    )
+    pool = entrants.draw(self._generator, [one.genotype for one in [*known, *unets, *given]])
+    drawn = filter(self._fits, pool)
+    if self.watch.given:
+      self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
+    else:
+      self._add([*known[:ANCHORS], *unets[:ANCHORS], *given])
+    for near in (True, False):
+      for group in self.groups:
+        if not near and len(group.names) < group.size:
+          group.limits = group.floor, group.budget
+      pools = (
+        {} if self.watch.given else {'lean': itertools.chain(known, drawn), 'unet': iter(unets)}
+      )
+      self._draw(pools, DRAWS * len(budgets))
+    self.groups = [group for group in self.groups if group.names]
+    if not self.groups:
+      raise InputError(self._say_nearest(budgets[-1]))
+    self._tell(budgets)
+
+  def mutate(self, leader: str, group: Group, rung: int) -> list[str]:
+    """Returns a mutation, timed, of a network that belongs to its group; [] if none is found."""
+    known = [one.genotype for one in self.entrants.values()]
+    generator = np.random.default_rng((self._config.seed, rung, *leader.encode()))
+    pool = entrants.mutate(self.entrants[leader], f'{leader}_{rung}', generator, known)
+    low, high = group.limits
+    for one in itertools.islice(filter(self._fits, pool), DRAWS):
+      if not self.watch.allows(self.watch.count(one)):
+        continue
+      if low / SPREAD < self._estimate(one) <= high * SPREAD:
+        self._add([one])
+        cost = self.watch.best(one.name)
+        if timing.within(cost, group.limits) and self.watch.allows(cost):
+          return [one.name]
+    return []
+
+  def can_mutate(self, group: Group) -> bool:
+    """Returns whether mutations of a group's networks can be timed and join it."""
+    return group.family == 'lean' and not self.watch.given
+
+  def ms(self) -> dict[str, float]:
+    """Returns the milliseconds of every network."""
+    return {name: self.watch.best(name).ms for name in self.entrants}
+
+  def path(self, name: str) -> Path:
+    """Returns the genotype file of a network."""
+    return self.folder / 'genotypes' / f'{name}.json'
+
+  def _fits(self, entrant: Entrant) -> bool:
+    """Returns whether a lean network can halve the slices as often as it does."""
+    assert isinstance(entrant.genotype, LeanShape)
+    return 2**entrant.genotype.halvings <= min(self.watch.size, self._config.data.image_size)
+
+  def _draw(self, pools: Mapping[str, Iterator[Entrant]], count: int) -> None:
+    """Fills the groups, from so many networks of the pool of a family at a time."""
+    for _ in range(ROUNDS):
+      for group in self.groups:
+        self._take(group)
+      short = [group for group in self.groups if len(group.names) < group.size]
+      for family in {group.family: None for group in short if group.family in pools}:
+        drawn = [*itertools.islice(pools[family], count)]
+        self._add(self._promising(drawn, [one for one in short if one.family == family]))
+    for group in self.groups:
+      self._take(group)
+
+  def _add(self, found: Iterable[Entrant]) -> None:
+    """Adds networks, writes their genotypes and times them."""
+    new = [one for one in found if one.name not in self.entrants]
+    for one in new:
+      path = self.path(one.name)
+      if not path.exists():
+        entrants.save(path, one, self._config)
+      elif genotypes.load_any(path) != one.genotype:
+        raise InputError(
+          f'{path}: is another network than {one.title}, which this race draws; it began by '
+          f'another version of the program: remove {self.folder}'
+        )
+    if self.watch.given:
+      new = self.watch.accept_given(new)
+    self.watch.time(new)
+    self.entrants |= {one.name: one for one in new}
+
+  def _promising(self, drawn: Sequence[Entrant], groups: Sequence[Group]) -> list[Entrant]:
+    """Returns the drawn networks that may be missing in a group, by their estimates."""
+    found = []
+    missing = [TWICE * (group.size - len(group.names)) for group in groups]
+    for one in drawn:
+      if one.name in self.entrants or not self.watch.allows(self.watch.count(one)):
+        continue
+      estimate = self._estimate(one)
+      for place, group in enumerate(groups):
+        low, high = group.limits
+        if missing[place] > 0 and low / SPREAD < estimate <= high * SPREAD:
+          missing[place] -= 1
+          found.append(one)
+          break
+    return found
+
+  def _estimate(self, entrant: Entrant) -> float:
+    """Estimates the milliseconds of a network from those of its family, or of all if few."""
+    family = _family(entrant)
+    alike = [name for name, one in self.entrants.items() if _family(one) == family]
+    return self.watch.estimate(entrant, alike if len(alike) >= ANCHORS else self.entrants)
+
+  def _take(self, group: Group) -> None:
+    """Adds to a group the timed networks that belong to it, until it is full."""
+    for name, one in self.entrants.items():
+      if len(group.names) == group.size:
+        return
+      if name not in group.names and _family(one) == group.family:
+        cost = self.watch.best(name)
+        allowed = self.watch.allows(cost, given=one.source == 'genotype')
+        if timing.within(cost, group.limits) and allowed:
+          group.names.append(name)
+
+  def _tell(self, budgets: Sequence[float]) -> None:
+    """Prints the budgets without a network, the limits, and a line for each group."""
+    least = min(self.ms().values())
+    for budget in budgets:
+      if budget < least:
+        logbook.say(
+          'budget', f'{budget:g} ms: no network is as fast; the fastest takes {least:.2f}'
+        )
+    for name, most in self._limits().items():
+      logbook.say('limit', f'config.search.{name}: networks have at most {most:,}; 0 lifts it')
+    for group in self.groups:
+      (low, high), count = group.limits, len(group.names)
+      networks = f'{count} network{"s" * (count > 1)}'
+      logbook.say(group.family, f'{networks} of {low:g} to {high:g} ms')
+
+  def _limits(self) -> dict[str, int]:
+    """Returns the limits besides the milliseconds that are set, by the names of their settings."""
+    search = self._config.search
+    return {name: search[name] for name in ('max_parameters', 'max_macs') if search[name]}
+
+  def _say_nearest(self, budget: float) -> str:
+    """Says which limit nothing meets and what the nearest network needs."""
+    found = [self.watch.best(name) for name in self.entrants]
+    limits = self._limits()
+    asked = [f'{budget:g} ms', *(f'{name} {most:,}' for name, most in limits.items())]
+
+    def excess(cost: timing.Cost) -> float:
+      over = [cost.ms / budget]
+      over += [getattr(cost, name.removeprefix('max_')) / most for name, most in limits.items()]
+      return max(over)
+
+    nearest = min(found, key=excess)
+    return (
+      f'no network is within {" and ".join(asked)} for a slice of {nearest.size} x {nearest.size} '
+      f'pixels in {nearest.runtime} {nearest.precision}; the nearest, {nearest.title}, takes '
+      f'{nearest.ms:.2f} ms, {nearest.parameters:,} parameters and {nearest.macs:,} '
+      'multiplications; allow as much, or lower config.cost.size'
+    )
+
+
+def _list_groups(budgets: Sequence[float], families: Sequence[str], *, most: int) -> list[Group]:
+  """Returns a group, still empty, for each budget and family: of lean networks for `most`."""
+  floors = [0.0, *budgets[:-1]]
+  return [
+    Group(
+      budget=budget,
+      floor=floor,
+      limits=(max(floor, LOWEST * budget), budget),
+      family=family,
+      size=most if family == 'lean' else (most + 1) // 2,
+    )
+    for floor, budget in zip(floors, budgets, strict=True)
+    for family in families
+  ]
+
+
+def _family(entrant: Entrant) -> str:
+  """Returns the kind of group that a network races in."""
+  return entrant.source if entrant.source in ('unet', 'genotype') else 'lean'
