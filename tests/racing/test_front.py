@@ -14,7 +14,7 @@ from thrifty_jax import files, records
 from thrifty_jax.errors import InputError
 from thrifty_jax.exporting import quantise
 from thrifty_jax.networks import genotype, lean_space
-from thrifty_jax.racing import choice, front, raced, timing
+from thrifty_jax.racing import choice, front, outcome, raced, timing
 from thrifty_jax.reporting import raced_time
 from thrifty_jax.run_files import InEightBits, RaceCourse, Raced, Spread
 
@@ -263,7 +263,7 @@ def eight(config, stands, monkeypatch):
     loss = float(np.mean([eight.loss(place) for place in places]))
     return InEightBits(0.9 - loss, 0.6 if tests else None, validation_dsc_float=0.9)
 
-  monkeypatch.setattr(front.eight_bits, 'score', score)
+  monkeypatch.setattr(outcome.eight_bits, 'score', score)
   monkeypatch.setattr(timing.runtimes, 'require_installed', lambda ways: None)
   return eight
 

@@ -1,46 +1,33 @@
 """What race.json says: how a race went and by what it chose, so that the choice can be checked."""
 
 import math
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from thrifty_jax.exporting import quantise
 from thrifty_jax.racing import choice
 from thrifty_jax.racing.choice import Scores
+from thrifty_jax.racing.outcome import Outcome
 from thrifty_jax.racing.race import Race
-from thrifty_jax.run_files import Behind, Choice, FoldOfRace, InEightBits, RaceCourse
+from thrifty_jax.run_files import Behind, Choice, FoldOfRace, RaceCourse
 
 
-def describe(
-  race: Race,
-  scores: Mapping[str, Scores],
-  chosen: Mapping[float, str],
-  budgets: Sequence[float],
-  *,
-  in_8_bits: Mapping[str, InEightBits] = types.MappingProxyType({}),
-  full: bool = False,
-) -> RaceCourse:
-  """Describes a race that has ended.
-
-  Args:
-    race: The race.
-    scores: Scores by which the networks were chosen.
-    chosen: Network for each budget that has one.
-    budgets: Milliseconds that the networks raced for.
-    in_8_bits: Scores of those that were scored in 8 bits.
-    full: Whether the scores are of full trainings, else of those of the last rung.
-  """
+def describe(race: Race, ended: Outcome) -> RaceCourse:
+  """Describes a race that has ended."""
   return RaceCourse(
     level_dsc=choice.LEVEL,
     knee_dsc=choice.KNEE,
     int8_dsc=quantise.LOSS,
     folds=tuple(FoldOfRace(**fold) for fold in race.folds),
     rungs=tuple(race.rungs),
-    in_8_bits=in_8_bits,
-    full=full,
+    in_8_bits=ended.in_8_bits,
+    full=ended.is_full,
     choices=tuple(
-      Choice(budget, chosen.get(budget), tuple(_hold_to_best(scores, race.field.ms(), budget)))
-      for budget in budgets
+      Choice(
+        budget,
+        ended.chosen.get(budget),
+        tuple(_hold_to_best(ended.scores, race.field.ms(), budget)),
+      )
+      for budget in ended.budgets
     ),
   )
 

@@ -1,20 +1,20 @@
 """The stages that race: the network for a budget, or the whole front, with its test scores."""
 
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from thrifty_jax import logbook, records, stages
 from thrifty_jax.errors import InputError
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
-from thrifty_jax.racing import choice, course, eight_bits, entrants, jobs, raced, short_trainings
+from thrifty_jax.racing import choice, course, entrants, field, jobs, outcome, raced
 from thrifty_jax.racing.jobs import Job
+from thrifty_jax.racing.outcome import Outcome
 from thrifty_jax.racing.race import Race
-from thrifty_jax.run_files import COURSE, InEightBits, RaceCourse, Raced
+from thrifty_jax.run_files import COURSE, Raced
 from thrifty_jax.scores import evaluate
 from thrifty_jax.training import trainings
 
@@ -43,10 +43,8 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   budgets = (limit,) if limit else tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
   race.run(budgets, FAMILIES[:2])
-  chosen, scores, in_8_bits = _choose_in_8_bits(race, budgets)
-  found = raced.describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
-  _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
-  print('\n'.join(['', *raced.format_table(found), '']), flush=True)
+  found = _write(race, outcome.of_last_rung(race, budgets), workdir)
+  _print(found)
   best = next(one for one in found if one.knee)
   provenance = {
     'search': 'race',
@@ -73,11 +71,10 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   race = Race(config, workdir, folder)
   seeds = 0 if config.retrain.minutes else config.front.seeds
   race.run(budgets, FAMILIES, full=seeds)
-  chosen, scores, in_8_bits = _choose_in_8_bits(race, budgets)
-  found = raced.describe(race, chosen, scores, workdir, more=_list_int8(in_8_bits))
-  _write(folder, found, course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits))
-  rivals = [_pick_family(race, scores, group.budget, group.family) for group in race.field.groups]
-  names = [*dict.fromkeys([*chosen.values(), *filter(None, rivals)])]
+  ended = outcome.of_last_rung(race, budgets)
+  found = _write(race, ended, workdir)
+  rivals = [_pick_family(race, ended.scores, group) for group in race.field.groups]
+  names = [*dict.fromkeys([*ended.chosen.values(), *filter(None, rivals)])]
   for one in found:
     shape = race.field.entrants[one.name].genotype
     if one.name in names and isinstance(shape, LeanShape):  # cells may be made of another width
@@ -85,41 +82,39 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
       told = {**genotypes.read_provenance(path), **raced.tell_time(one)}
       genotypes.save(path, shape, provenance=told)
   places = _train_in_full(config, workdir, race, names)
-  if full := _read_validation(places):  # else every full training diverged
-    scores, in_8_bits = _score_in_8_bits(race, full, places, tests=True)
-    chosen = _choose(scores, race.field.ms(), budgets)
-  more = _list_int8(in_8_bits)
-  for name, of_name in places.items():
-    more.setdefault(name, {}).update(raced.read_full(of_name, workdir))
-  found = raced.describe(race, chosen, scores, workdir, more=more)
-  told = course.describe(race, scores, chosen, budgets, in_8_bits=in_8_bits, full=bool(full))
-  _write(folder, found, told)
-  print('\n'.join(['', *raced.format_table(found), '']), flush=True)
+  # That of the last rung stays if every full training diverged.
+  found = _write(race, outcome.of_full_trainings(race, budgets, places) or ended, workdir, places)
+  _print(found)
   return found
 
 
-def _write(folder: Path, found: Sequence[Raced], told: RaceCourse) -> None:
-  """Writes the networks that raced, the budgets that they raced for, and how they were chosen."""
-  records.write(folder / BUDGETS, tuple(one.budget_ms for one in told.choices))
-  records.write(folder / COURSE, told)
-  records.write(folder / FILE, found)
+def _write(
+  race: Race,
+  ended: Outcome,
+  workdir: Path,
+  full: Mapping[str, Sequence[Path]] = types.MappingProxyType({}),
+) -> list[Raced]:
+  """Writes what a race came to, how, and its budgets, and returns the networks that raced.
+
+  `full` has the folders of full trainings, by network.
+  """
+  found = raced.describe(race, ended, workdir, full)
+  records.write(race.folder / BUDGETS, tuple(ended.budgets))
+  records.write(race.folder / COURSE, course.describe(race, ended))
+  records.write(race.folder / FILE, found)
+  return found
 
 
-def _choose(
-  scores: Mapping[str, choice.Scores], ms: Mapping[str, float], budgets: Sequence[float]
-) -> dict[float, str]:
-  """Returns the network for each budget that has one."""
-  found = {budget: choice.pick_within(scores, ms, budget) for budget in budgets}
-  return {budget: name for budget, name in found.items() if name}
+def _print(found: Sequence[Raced]) -> None:
+  """Prints the networks that reached the last rung."""
+  print('\n'.join(['', *raced.format_table(found), '']), flush=True)
 
 
-def _pick_family(
-  race: Race, scores: Mapping[str, choice.Scores], budget: float, family: str
-) -> str | None:
-  """Returns the best network of a family within a budget."""
-  names = {name for group in race.field.groups if group.family == family for name in group.names}
+def _pick_family(race: Race, scores: Mapping[str, choice.Scores], group: field.Group) -> str | None:
+  """Returns the best network of a group's family within its budget."""
+  names = {name for one in race.field.groups if one.family == group.family for name in one.names}
   scores = {name: found for name, found in scores.items() if name in names}
-  return choice.pick_within(scores, race.field.ms(), budget)
+  return choice.pick_within(scores, race.field.ms(), group.budget)
 
 
 def _train_in_full(
@@ -150,68 +145,3 @@ def _train_in_full(
     name: [one for one in of_name if trainings.read(one)] for name, of_name in places.items()
   }
   return {name: of_name for name, of_name in trained.items() if of_name}
-
-
-def _read_validation(full: Mapping[str, Sequence[Path]]) -> dict[str, choice.Scores]:
-  """Reads the DSC of the validation patients, the mean over the seeds, of those trained in full."""
-  found: dict[str, choice.Scores] = {}
-  for name, places in full.items():
-    of_seeds = [scores for place in places if (scores := short_trainings.read_scores([place]))]
-    if of_seeds:
-      both = set.intersection(*map(set, of_seeds))
-      found[name] = {one: float(np.mean([each[one] for each in of_seeds])) for one in both}
-  return found
-
-
-def _choose_in_8_bits(
-  race: Race, budgets: Sequence[float]
-) -> tuple[dict[float, str], dict[str, choice.Scores], dict[str, InEightBits]]:
-  """Chooses by the last rung, until all that are chosen for their time in 8 bits are scored so.
-
-  Returns the network for each budget, the scores that chose, and those in 8 bits.
-  """
-  scores, found = race.finalists(), {}
-  while True:
-    chosen = _choose(scores, race.field.ms(), budgets)
-    places = {name: race.places(name) for name in chosen.values() if name not in found}
-    scores, new = _score_in_8_bits(race, scores, places, tests=False)
-    if not new:
-      return chosen, scores, found
-    found |= new
-
-
-def _score_in_8_bits(
-  race: Race,
-  scores: Mapping[str, choice.Scores],
-  places: Mapping[str, Sequence[Path]],
-  *,
-  tests: bool,
-) -> tuple[dict[str, choice.Scores], dict[str, InEightBits]]:
-  """Scores networks in 8 bits that are fastest so, and judges what these cost.
-
-  Args:
-    race: The race.
-    scores: Scores that choose.
-    places: Folders of the trainings of each network.
-    tests: Whether test patients are scored too.
-
-  Returns:
-    The scores that count, see eight_bits.judge, and those in 8 bits.
-  """
-  found = {
-    name: eight_bits.score(of_name, tests=tests)
-    for name, of_name in places.items()
-    if race.field.watch.best(name).precision == 'int8'
-  }
-  judged = {
-    name: eight_bits.judge(name, scores[name], one) for name, one in found.items() if name in scores
-  }
-  return {**scores, **judged}, found
-
-
-def _list_int8(found: Mapping[str, InEightBits]) -> dict[str, dict[str, Any]]:
-  """Returns the fields of `Raced` about 8 bits."""
-  return {
-    name: {'int8_validation_dsc': one.validation_dsc, 'int8_test_dsc': one.test_dsc}
-    for name, one in found.items()
-  }

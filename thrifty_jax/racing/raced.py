@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from thrifty_jax.racing import choice
+from thrifty_jax.racing.outcome import Outcome
 from thrifty_jax.racing.race import Race
 from thrifty_jax.run_files import Raced
 from thrifty_jax.scores import over_folds, statistics, tables
@@ -14,23 +15,19 @@ from thrifty_jax.training import trainings
 
 
 def describe(
-  race: Race,
-  chosen: Mapping[float, str],
-  scores: Mapping[str, choice.Scores],
-  workdir: Path,
-  *,
-  more: Mapping[str, Mapping[str, Any]] | None = None,
+  race: Race, ended: Outcome, workdir: Path, full: Mapping[str, Sequence[Path]]
 ) -> list[Raced]:
   """Returns what front.json says of every network that raced, the fastest first.
 
-  `scores` are those by which the networks were chosen, and `more` has further fields of `Raced` of
-  those trained in full.
+  `full` has the folders of full trainings, by network.
   """
-  knee = choice.find_knee({*chosen.values()}, scores, race.field.ms()) if chosen else ''
+  ms, names = race.field.ms(), {*ended.chosen.values()}
+  knee = choice.find_knee(names, ended.scores, ms) if names else ''
   found = []
   for name, standing in race.standings.items():
     cost, own = race.field.watch.best(name), standing.scores
     values = np.array([*own.values()]) if own else None
+    in_8_bits = ended.in_8_bits.get(name)
     found.append(
       Raced(
         name=name,
@@ -51,18 +48,20 @@ def describe(
         epochs=standing.epochs,
         validation_dsc=choice.mean(own) if own else None,
         validation_ci95=None if values is None else statistics.bootstrap_interval(values),
-        chosen=name in chosen.values(),
-        budgets_ms=tuple(budget for budget, one in chosen.items() if one == name),
+        chosen=name in names,
+        budgets_ms=tuple(budget for budget, one in ended.chosen.items() if one == name),
         knee=name == knee,
         genotype=race.field.path(name).relative_to(workdir).as_posix(),
         folder=standing.folder.relative_to(workdir).as_posix(),
-        **(more or {}).get(name, {}),
+        int8_validation_dsc=in_8_bits.validation_dsc if in_8_bits else None,
+        int8_test_dsc=in_8_bits.test_dsc if in_8_bits else None,
+        **(_describe_full(full[name], workdir) if name in full else {}),
       )
     )
   return sorted(found, key=lambda one: one.ms)
 
 
-def read_full(places: Sequence[Path], workdir: Path) -> dict:
+def _describe_full(places: Sequence[Path], workdir: Path) -> dict[str, Any]:
   """Returns the fields of `Raced` about full trainings."""
   summaries = [trainings.read(place) for place in places]
   scored = [[over_folds.read_scored(place / 'evaluate')] for place in places]
