@@ -34,6 +34,7 @@ const GEOMETRY = {
   dim_info: 1, pixdim: 8, xyzt_units: 1, qform_code: 1, sform_code: 1, quatern: 3, qoffset: 3, srow: 12,
 };
 const MILLIMETRES = { 0: 1, 1: 1000, 2: 1, 3: 0.001 }; // a unit: unknown, metre, mm, micrometre
+const APART = 0.7071; // cosine between an axis by both forms, 45 degrees but for rounding
 const ROUNDING = 1e-3; // by which the square of a quaternion may be above 1
 const OWN_ZEROS = 8; // bytes at the end of a gzip member, its checksum and length, that may be 0
 
@@ -129,14 +130,15 @@ function unsureOf(field) {
       + 'that they do';
 }
 
-// Whether an axis points elsewhere by the qform, if its quaternion is one, than by the sform.
+// Whether an axis by the qform is more than 45 degrees from that by the sform; false without a
+// valid quaternion.
 function formsAreApart(field) {
   if (!(squareOf(field) <= 1 + ROUNDING)) return false;
   const turned = rotationOf(field);
   return [0, 1, 2].some((axis) => {
     const column = [0, 4, 8].map((row) => field('srow', row + axis));
     const along = column.reduce((sum, one, row) => sum + one * turned[row][axis], 0);
-    return along < Math.SQRT1_2 * Math.hypot(...column);
+    return along < APART * Math.hypot(...column);
   });
 }
 
@@ -185,8 +187,9 @@ function affineOf(field, shape) {
   }
   require([-1, 0, 1].includes(field('pixdim')), 'pixdim[0]', field('pixdim'));
   numbers('quatern', [0, 1, 2]);
+  const rotation = rotationOf(field);
   const origin = numbers('qoffset', [0, 1, 2]);
-  return rotationOf(field).map((row, i) => [...row.map((one, axis) => one * size[axis]), origin[i]]);
+  return rotation.map((row, i) => [...row.map((one, axis) => one * size[axis]), origin[i]]);
 }
 
 // The directions of the axes by the qform, [3, 3], an axis in a column.

@@ -1,7 +1,7 @@
 // What the user gave, files {file, folder} in an order that says nothing, as one scan: {channels, M
 // flat [D, H, W], shape, spacing, leftOut, names of files without a slice, unsure, how axes are
-// taken where a header does not say it, write}, a function from a mask to the content of its file,
-// or null where none can be written.
+// taken where a header does not say it clearly, write}, a function from a mask to the content of
+// its file, or null where none can be written.
 
 import { readSeries } from './dicom.js';
 import { holdsSlice } from './dicom_file.js';

@@ -117,6 +117,10 @@ GEOMETRY = {
     affine_of((2, 0, 0), (0, 3, 0), (0, 0.07, 4), (-7, 8, 9)),
   ),
   'a sform and a qform': ({'qform': 1}, AFFINE),
+  'a sform and a qform of sagittal slices': (
+    {'qform': 1, 'quaternion': (0.5, 0.5, 0.5), 'srow': (0, 0, 4, -7, 2, 0, 0, 8, 0, 3, 0, 9)},
+    affine_of((0, 2, 0), (0, 0, 3), (4, 0, 0), (-7, 8, 9)),
+  ),
   'a sform that a registration turned by 40 degrees': (
     {'qform': 1, 'quaternion': (np.sin(np.radians(20)), 0, 0)},
     AFFINE,
@@ -131,6 +135,7 @@ GEOMETRY = {
     AFFINE,
   ),
   'a sform beside a quaternion that is none': ({'qform': 1, 'quaternion': (0, np.nan, 0)}, AFFINE),
+  'a sform beside a quaternion beyond all': ({'qform': 1, 'quaternion': (3e38, 3e38, 0)}, AFFINE),
   'a first distance of 0 is right-handed': (
     {**BY_QFORM, 'pixdim': (0, 2, 3, 4, 1, 1, 1, 1)},
     AFFINE,

@@ -90,7 +90,7 @@ def test_a_mask_that_may_be_a_mirror_image_of_its_truth_is_refused(folders):
   nameless = nibabel.Nifti1Image(volume(), None)
   nameless.header.set_zooms((2, 1, 3))
   nibabel.save(nameless, masks / 'a.nii.gz')
-  message = 'masks/a.nii.gz: its header does not say clearly .*, but that of a.nii.gz does; exp'
+  message = 'masks/a.nii.gz: its header does not say where .*, but that of a.nii.gz is clear; exp'
   refuse(folders, message, classes=CLASSES)
 
 

@@ -43,7 +43,7 @@ def search(config: ConfigDict, workdir: Path | str) -> Raced:
   budgets = (limit,) if limit else tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
   race.run(budgets, FAMILIES[:2])
-  found = _write(race, outcome.of_last_rung(race, budgets), workdir)
+  found = _write(race, outcome.choose_by_last_rung(race, budgets), workdir)
   _print(found)
   best = next(one for one in found if one.knee)
   provenance = {
@@ -71,7 +71,7 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   race = Race(config, workdir, folder)
   seeds = 0 if config.retrain.minutes else config.front.seeds
   race.run(budgets, FAMILIES, full=seeds)
-  ended = outcome.of_last_rung(race, budgets)
+  ended = outcome.choose_by_last_rung(race, budgets)
   found = _write(race, ended, workdir)
   rivals = [_pick_family(race, ended.scores, group) for group in race.field.groups]
   names = [*dict.fromkeys([*ended.chosen.values(), *filter(None, rivals)])]
@@ -83,7 +83,8 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
       genotypes.save(path, shape, provenance=told)
   places = _train_in_full(config, workdir, race, names)
   # That of the last rung stays if every full training diverged.
-  found = _write(race, outcome.of_full_trainings(race, budgets, places) or ended, workdir, places)
+  ended = outcome.choose_by_full_trainings(race, budgets, places) or ended
+  found = _write(race, ended, workdir, places)
   _print(found)
   return found
 
@@ -98,9 +99,9 @@ def _write(
 
   `full` has the folders of full trainings, by network.
   """
-  found = raced.describe(race, ended, workdir, full)
+  found, told = raced.describe(race, ended, workdir, full), course.describe(race, ended)
   records.write(race.folder / BUDGETS, tuple(ended.budgets))
-  records.write(race.folder / COURSE, course.describe(race, ended))
+  records.write(race.folder / COURSE, told)
   records.write(race.folder / FILE, found)
   return found
 

@@ -31,7 +31,7 @@ class Outcome:
   is_full: bool = False
 
 
-def of_last_rung(race: Race, budgets: Sequence[float]) -> Outcome:
+def choose_by_last_rung(race: Race, budgets: Sequence[float]) -> Outcome:
   """Chooses by the last rung, until all that are chosen for their time in 8 bits are scored so."""
   scores, in_8_bits = race.finalists(), {}
   while True:
@@ -43,7 +43,7 @@ def of_last_rung(race: Race, budgets: Sequence[float]) -> Outcome:
     in_8_bits |= new
 
 
-def of_full_trainings(
+def choose_by_full_trainings(
   race: Race, budgets: Sequence[float], places: Mapping[str, Sequence[Path]]
 ) -> Outcome | None:
   """Chooses by full trainings, given as the folders of each network; None without any scores.

@@ -1,4 +1,4 @@
-"""What is said of the networks that raced: in front.json, in the table, and with a genotype."""
+"""Describes the networks that raced: for front.json, in the table, and with a genotype."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -36,7 +36,9 @@ UNSURE = (  # of a header, with the directions that axes have without one
   'its header does not say where its axes point; x, y, z are taken to point to {}: check that they '
   'do'
 )
-_APART = math.cos(math.radians(45))  # of two forms: a mirror image is, a registered scan is not
+# Cosine between an axis by both forms of a header, 45 degrees but for rounding: mirror images are
+# below it, registered scans above.
+_APART = 0.7071
 _TWO_FORMS = (
   'its header says two things of where its axes point, as sform and qform lie more than 45 '
   'degrees apart; the sform is taken: check that it is right'
@@ -174,9 +176,12 @@ def require_grid(
 
 
 def _forms_are_apart(header: Any) -> bool:
-  """Whether an axis points elsewhere by the qform, if its quaternion is one, than by the sform."""
+  """Returns whether an axis by the qform is more than 45 degrees from that by the sform.
+
+  A qform without a valid quaternion says nothing of it.
+  """
   imaginary = [float(header[f'quatern_{name}']) for name in 'bcd']
-  square = math.fsum(one * one for one in imaginary)
+  square = sum(one * one for one in imaginary)
   if not square <= 1 + _ROUNDING:
     return False
   real = math.sqrt(max(0, 1 - square))

@@ -138,7 +138,7 @@ def read_channels(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_equally_sure(paths: Sequence[Path], affines: Sequence[np.ndarray]) -> None:
-  """Refuses channels of which only some say where their axes point: others may be mirrored.
+  """Refuses channels of which only some say clearly where their axes point: others may be mirrored.
 
   With one affine, [4, 4], as stored, they are made of one another, and lie voxel on voxel.
   """

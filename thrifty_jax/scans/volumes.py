@@ -311,11 +311,12 @@ def require_sure(path: Path, scan: Path) -> None:
   unsure = [one for one in (path, scan) if find_unsure(one)]
   if unsure:
     other = (scan if unsure[0] == path else path).name
-    both = f'nor does that of {other}' if len(unsure) > 1 else f'but that of {other} does'
+    both = f'nor is that of {other} clear' if len(unsure) > 1 else f'but that of {other} is clear'
+    reason, *_ = find_unsure(unsure[0]).split(';')
     raise UnsureError(
-      f'{unsure[0]}: its header does not say clearly where its axes point, {both}; expected it of '
-      'both or voxels that are stored alike, as one may be a mirror image of the other. Export it '
-      'again, or copy the header of the other if their voxels match.'
+      f'{unsure[0]}: {reason}, {both}; expected clear headers, or voxels that are stored alike, as '
+      'one may be a mirror image of the other. Export it again, or copy the header of the other if '
+      'their voxels match.'
     )
 
 
