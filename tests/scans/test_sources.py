@@ -187,7 +187,7 @@ def test_a_mask_stored_otherwise_beside_a_header_that_contradicts_itself_is_refu
 ):
   fields, affine = GEOMETRY['two forms apart, mirrored']
   paths = [tmp_path / 'scan.nii', tmp_path / 'mask.nii']
-  paths[unclear].write_bytes(content(**fields))
+  paths[unclear].write_bytes(content(**fields, slope=1e-9))  # as classes, all of them 0
   case = volumes.Case('a', 'a', (paths[0],), (paths[1],))
   zeros = np.zeros((4, 5, 6), np.int16)
   nibabel.save(nibabel.Nifti1Image(zeros, affine), paths[1 - unclear])
