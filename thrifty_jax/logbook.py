@@ -167,6 +167,11 @@ def fold(found: Sequence[tuple[str, str]], *, unit: str, where: str = '') -> lis
   return lines
 
 
+def format_length(epochs: int, minutes: float) -> str:
+  """Formats the length of a training, minutes where they count, else epochs: `2 epochs`."""
+  return format_duration(60 * minutes) if minutes else f'{epochs} epoch{"s" * (epochs > 1)}'
+
+
 def format_duration(seconds: float) -> str:
   """Formats a time: `8 s`, `3 min 20 s`, `1 h 05 min`."""
   minutes, rest = divmod(round(seconds), 60)

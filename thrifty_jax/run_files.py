@@ -290,7 +290,7 @@ class Raced:
   file_bytes: Count | None  # of the exported file; None for JAX
   machine: str  # on which it was timed
   rung: Count  # the last one that it reached, from 1
-  epochs: Count  # of a training in that rung
+  epochs: Count  # of a training in that rung, see RungOfRace
   validation_dsc: float | None  # mean over the patients of all folds; None if it diverged
   validation_ci95: tuple[float, float] | None  # bootstrap interval over these patients
   chosen: bool  # whether it is the network for a budget
@@ -306,6 +306,7 @@ class Raced:
   # Mean of its full trainings, without any of its last ones, where it was scored in 8 bits.
   int8_validation_dsc: float | None = None
   int8_test_dsc: float | None = None  # as test_dsc, likewise
+  minutes: float = 0.0  # of a training in its last rung; 0 where epochs count
 
 
 @dataclass(frozen=True)
@@ -332,8 +333,9 @@ class GroupOfRung:
 class RungOfRace:
   """A rung of a race."""
 
-  epochs: Count  # of each training
+  epochs: Count  # of each training; where minutes count, of a network of middling size
   groups: tuple[GroupOfRung, ...]
+  minutes: float = 0.0  # of each training; 0 where epochs count
 
 
 @dataclass(frozen=True)

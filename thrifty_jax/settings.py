@@ -363,7 +363,9 @@ _FRONT = {
     3, COUNT, 'Rungs at most; after each the better half goes on, with mutations of it.'
   ),
   'steps': Setting(
-    600, COUNT, 'Steps of the first rung, in whole epochs; a rung trains anew, twice as long.'
+    600,
+    COUNT,
+    'Steps of the first rung, about; a rung trains anew, twice as long.',
   ),
   'minutes': Setting(
     0.0, FROM_0, 'Minutes of a race, about, which choose its steps; 0 takes front.steps.'
@@ -393,7 +395,10 @@ _RETRAIN = {
     0, FROM_0, 'Steps of an epoch at most: a pass takes several epochs; 0 is a pass.', untraced=True
   ),
   'minutes': Setting(
-    0.0, FROM_0, 'Minutes of training, instead of epochs; 0 trains epochs.', untraced=True
+    0.0,
+    FROM_0,
+    'Minutes of training instead of epochs, equal ones in a race; 0 trains epochs.',
+    untraced=True,
   ),
   'batch_size': Setting(12, COUNT, 'Slices in a step.'),
   'microbatches': Setting(1, COUNT, 'Equal parts of a batch, computed one by one.', ()),

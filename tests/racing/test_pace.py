@@ -37,12 +37,15 @@ def config():
 
 @pytest.fixture
 def paced(monkeypatch):
-  """Trainings of which an epoch takes 3 s, and all besides 5 s; the list has each measurement."""
+  """Trainings of which an epoch takes 3 s, and all besides 5 s, of it 2 s the validation.
+
+  The list has each measurement.
+  """
   measured = []
 
   def measure(config, trial):
     measured.append(trial)
-    return 3.0, 5.0
+    return 3.0, 2.0, 5.0
 
   monkeypatch.setattr(pace, 'measure', measure)
   return measured
@@ -68,6 +71,7 @@ def test_the_epochs_fill_the_minutes_and_are_kept(config, paced, tmp_path):
   ('minutes', 'trainings', 'text'),
   [
     (99.0, (12, 8), 'began for 10 minutes and 12 and 8 .*, and now it would be for 99 minutes'),
+    (0.0, (12, 8), 'began for 10 minutes and 12 and 8 .*, and now it would be for 9 steps and 12'),
     (10.0, (12,), 'began for 10 minutes and 12 and 8 .*, and now it would be for 10 .* and 12 tr'),
   ],
 )
@@ -84,14 +88,14 @@ def test_no_rung_trains_longer_than_a_full_training(config, paced, tmp_path):
   config.retrain.epochs = 10
   config.front.minutes = 60.0
   assert find(config, tmp_path / 'epochs', (12, 8, 4)).epochs == (2, 5, 10)
-  config.retrain.minutes = 5.0  # its epochs are unknown
-  assert max(find(config, tmp_path / 'minutes', (12, 8, 4)).epochs) > 10
+  config.retrain.minutes = 5.0  # 100 epochs
+  assert 10 < max(find(config, tmp_path / 'minutes', (12, 8, 4)).epochs) <= 100
 
 
 def test_a_training_left_over_takes_as_long_as_one_on_every_core(
   config, paced, tmp_path, monkeypatch
 ):
-  config.retrain.minutes = 5.0
+  config.retrain.minutes = 50.0
   monkeypatch.setattr(pace.executors, 'count_slots', lambda config: 12)
   first, second = find(config, tmp_path).epochs
   assert 540 - 3 * 3 <= 3 * first + 5 + 3 * second + 5 <= 540
@@ -145,6 +149,76 @@ def test_a_race_trains_as_long_as_its_minutes_allow(config, paced, monkeypatch, 
   whole = 3 * sum(epochs) + 5 * len(epochs)
   assert 10 * 60 - 3 * counted[0] - 5 < whole <= 10 * 60
   assert [job.config['retrain']['epochs'] for job in trial] == [pace.EPOCHS]
+
+
+@pytest.mark.parametrize(
+  ('full', 'seconds'),  # two epochs of 3 s and then four, each with a validation of 2 s
+  [(5.0, [8, 14]), (0.2, [8, 12]), (0.05, [3])],
+)
+def test_before_full_trainings_for_a_time_those_of_a_rung_take_equally_long(
+  config, paced, monkeypatch, tmp_path, capfd, full, seconds
+):
+  stands = fake_race.Stands(monkeypatch)
+  config.front.update({'minutes': 0.0, 'workers': 1, 'steps': 18})
+  config.retrain.minutes = full
+  found = Race(config, tmp_path, tmp_path / 'search')
+  found.run((20.0,), ('lean', 'unet'))
+  assert [60 * rung.minutes for rung in found.rungs] == pytest.approx(seconds)
+  for place, settings in stands.trained:
+    assert settings.retrain.minutes == found.rungs['/rung_2/' in place].minutes
+    assert settings.retrain.validate_every > 10_000
+    assert settings.retrain.warmup_epochs == config.retrain.warmup_epochs
+  last = [one.length.minutes for one in found.standings.values() if one.rung == len(seconds)]
+  assert {*last} == {found.rungs[-1].minutes}
+  each = ' and '.join(f'{one} s' for one in seconds)
+  told = capfd.readouterr().out
+  assert f's for the race, {len(seconds)} rung' in told and f'of {each}\n' in told
+  count = len(stands.trained)
+  Race(config, tmp_path, tmp_path / 'search').run((20.0,), ('lean', 'unet'))
+  assert (len(stands.trained), len(paced)) == (count, 1)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'text'),
+  [
+    ('front.steps', 9, 'began for 18 steps and .*, before full ones of 5 minutes, .* for 9 steps'),
+    ('retrain.minutes', 7.0, 'full ones of 5 minutes, and now .*, before full ones of 7 minutes'),
+  ],
+)
+def test_another_length_than_a_race_for_a_time_began_with_is_refused(
+  config, paced, tmp_path, name, value, text
+):
+  config.front.update({'minutes': 0.0, 'steps': 18})
+  config.retrain.minutes = 5.0
+  find(config, tmp_path)
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(InputError, match=text):
+    find(config, tmp_path)
+
+
+def test_a_race_for_minutes_before_full_trainings_for_a_time_fits_into_them(
+  config, paced, tmp_path
+):
+  config.retrain.minutes = 5.0
+  found = find(config, tmp_path)
+  first, second = (60 * found.find_length(one).minutes for one in found.epochs)
+  # 6 and 4 lots of two trainings, each 3 s besides; a minute is over.
+  assert 540 - 6 * 3 - 4 * 6 < 6 * (first + 3) + 4 * (second + 3) <= 540
+
+
+def test_trainings_that_differ_in_their_pace_on_a_cluster_have_equally_many_epochs(
+  config, paced, monkeypatch, tmp_path
+):
+  stands = fake_race.Stands(monkeypatch)
+  config.front.update({'minutes': 0.0, 'cluster': 'host:8786'})
+  config.retrain.minutes = 5.0
+  monkeypatch.setattr(
+    pace.jobs, 'run_all', lambda config, found, title, **more: [pace.jobs.run(job) for job in found]
+  )
+  found = Race(config, tmp_path, tmp_path / 'search')
+  found.run((20.0,), ('lean', 'unet'))
+  assert [rung.minutes for rung in found.rungs] == [0, 0] and not paced
+  assert {settings.retrain.minutes for _, settings in stands.trained} == {0}
 
 
 # --- without minutes

@@ -174,8 +174,8 @@ def test_dots_of_full_trainings_are_filled_and_at_their_dsc_and_all_others_are_h
     '>in the race only</text>',
     'trained in full, with 95&nbsp;% intervals over these patients. Hollow: the others, over the '
     'validation patients of all folds, after the 8 epochs of the last rung, with 95&nbsp;% '
-    'intervals. Faint and hollow: networks that left before rung 3, after fewer epochs and without '
-    'an interval. The race',
+    'intervals. Faint and hollow: networks that left before rung 3, after shorter trainings and '
+    'without an interval. The race',
   ):
     assert text in page
   assert '>test patients</text>' not in page
@@ -189,7 +189,7 @@ def test_without_full_trainings_every_dot_is_filled_and_at_the_dsc_of_the_race(t
   assert (
     'DSC of the validation patients of all folds after 8 epochs, with 95&nbsp;% intervals, against'
   ) in page
-  assert ' Faint: networks that left before rung 3, after fewer epochs and without an' in page
+  assert ' Faint: networks that left before rung 3, after shorter trainings and without an' in page
   assert 'facecolors' not in found[3.0, 70.0][0] and found[3.0, 70.0][0]['alpha'] == 0.35
   assert 'ollow' not in page and 'trained in full' not in page and 'race only' not in page
 
@@ -232,7 +232,7 @@ def test_hollow_dots_are_in_the_legend_and_explained_only_where_there_are_some(t
   assert '>in the race only</text>' in page and 'Hollow: ' not in page
   assert (
     'Faint and hollow: networks that left before rung 3, over the validation patients of all '
-    'folds, after fewer epochs and without an interval.'
+    'folds, after shorter trainings and without an interval.'
   ) in page
 
 

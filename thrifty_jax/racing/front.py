@@ -69,8 +69,7 @@ def front(config: ConfigDict, workdir: Path | str) -> list[Raced]:
   workdir = Path(workdir)
   folder, budgets = workdir / 'front', tuple(config.front.budgets_ms)
   race = Race(config, workdir, folder)
-  seeds = 0 if config.retrain.minutes else config.front.seeds
-  race.run(budgets, FAMILIES, full=seeds)
+  race.run(budgets, FAMILIES, full=config.front.seeds)
   ended = outcome.choose_by_last_rung(race, budgets)
   found = _write(race, ended, workdir)
   rivals = [_pick_family(race, ended.scores, group) for group in race.field.groups]

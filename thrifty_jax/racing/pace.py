@@ -1,8 +1,12 @@
-"""How long a race takes, and how many rungs, of how many epochs, fit into its minutes.
+"""How long a race takes, and how many rungs, of which length, fit into its minutes.
 
 For the minutes, a training on each core, all at a time, tells what an epoch takes and what a
 training takes besides. What they told is kept in the race's folder, so that a race that was stopped
 goes on with as many epochs. Without minutes, the first training of a rung tells how long all takes.
+
+Where full trainings are for a time, those of a race are too: a network that trains fast makes more
+steps in it. Those of a rung take as long as its epochs take a network of middling size, which a
+training on each core tells then as well.
 """
 
 import dataclasses
@@ -20,6 +24,7 @@ from thrifty_jax.errors import InputError
 from thrifty_jax.logbook import Logbook
 from thrifty_jax.racing import executors, jobs
 from thrifty_jax.racing.jobs import Job
+from thrifty_jax.racing.short_trainings import Length
 
 FILE = 'pace.json'
 FOLDER = 'pace'  # of the trainings that tell
@@ -36,8 +41,11 @@ class Pace:
     epochs: Epochs of each rung, of which there are fewer than asked for where minutes are few.
     epoch_seconds: Seconds of an epoch of one training, beside others.
     other_seconds: Seconds that a training takes besides: to start, compile and validate.
-    minutes: Minutes that were asked for.
+    minutes: Minutes that were asked for; 0 for `steps`.
     trainings: Number of trainings in each rung that was asked for.
+    validation_seconds: Seconds of the validation among the others.
+    steps: Steps of the first rung that were asked for; 0 for `minutes`.
+    full: Minutes of a full training; 0 where epochs count.
   """
 
   epochs: tuple[int, ...]
@@ -45,6 +53,24 @@ class Pace:
   other_seconds: float
   minutes: float
   trainings: tuple[int, ...]
+  validation_seconds: float = 0.0
+  steps: int = 0
+  full: float = 0.0
+
+  def find_length(self, epochs: int) -> Length:
+    """Returns the length of a training of a rung of so many epochs."""
+    return Length(epochs, self._train_seconds(epochs) / 60 if self.full else 0.0)
+
+  def count_minutes(self, epochs: Sequence[int], *, at_a_time: int) -> float:
+    """Returns the minutes that rungs of so many epochs take."""
+    besides = self.other_seconds - self.validation_seconds
+    seconds = [self._train_seconds(one) + besides for one in epochs]
+    return _add_up(zip(self.trainings, seconds, strict=False), at_a_time) / 60
+
+  def _train_seconds(self, epochs: int) -> float:
+    """Returns the seconds of so many epochs and the validation after them, or of all there are."""
+    seconds = epochs * self.epoch_seconds + self.validation_seconds
+    return min(seconds, 60 * self.full) if self.full else seconds
 
 
 def plan_epochs(first: float, *, rungs: int, most: float) -> tuple[int, ...]:
@@ -80,7 +106,8 @@ def find(
   """Returns the rungs and their epochs with which a race takes config.front.minutes.
 
   Each rung trains at least an epoch, and twice as long as the one before. As many rungs stay as fit
-  so into the minutes, at least one; then longer trainings fill the minutes.
+  so into the minutes, at least one; then longer trainings fill the minutes. Without minutes the
+  first rung has config.front.steps.
 
   Args:
     config: Settings of the run.
@@ -95,18 +122,29 @@ def find(
       needs is named. Up to there the race takes that epoch, and a line says how long it will be. Or
       if a race for other minutes or trainings began in the folder.
   """
-  path, limit = folder / FILE, config.front.minutes
+  path, limit, full = folder / FILE, config.front.minutes, config.retrain.minutes
+  paced = Pace((), 0.0, 0.0, limit, tuple(trainings), steps=0 if limit else config.front.steps)
+  paced = dataclasses.replace(paced, full=full)
   if path.exists():
-    return _read(path, limit, trainings)
-  epoch, other = measure(config, trial)
+    return _read(path, paced)
+  epoch, validation, other = measure(config, trial)
+  paced = dataclasses.replace(
+    paced, epoch_seconds=epoch, other_seconds=other, validation_seconds=validation
+  )
   at_a_time = executors.count_slots(config)
-  spent, most = time.monotonic() - began, longest(config)
+  spent = (time.monotonic() - began) / 60
+  most = 60 * full / epoch if full else config.retrain.epochs
 
   def minutes(epochs: Sequence[int]) -> float:
     """Returns what a race takes whose rungs have so many epochs."""
-    left = zip(trainings, epochs, strict=False)
-    return (spent + _add_up(left, epoch, other, at_a_time)) / 60
+    return spent + paced.count_minutes(epochs, at_a_time=at_a_time)
 
+  if not limit:
+    epochs = plan_epochs(config.front.steps / epoch_steps, rungs=len(trainings), most=most)
+    found = dataclasses.replace(paced, epochs=epochs)
+    records.write(path, found)
+    _tell(found, f'about {logbook.format_duration(60 * minutes(epochs))} for the race, ')
+    return found
   least = math.ceil(minutes([1]))
   if minutes([1]) > MOST_LONGER * limit:
     raise InputError(
@@ -122,15 +160,9 @@ def find(
     if minutes(longer) > limit:
       break
     epochs = longer
-  found = Pace(epochs, epoch, other, limit, tuple(trainings))
+  found = dataclasses.replace(paced, epochs=epochs)
   records.write(path, found)
-  fewer = f', not {len(trainings)}' if len(epochs) < len(trainings) else ''
-  rungs_text = f'{len(epochs)} rung{"s" * (len(epochs) > 1)}{fewer}'
-  logbook.say(
-    'pace',
-    f'an epoch takes {epoch:.1f} s, and a training {other:.1f} s besides: {rungs_text}, of '
-    f'{" and ".join(map(str, epochs))} epochs',
-  )
+  _tell(found)
   if least > limit:
     logbook.say('pace', f'{limit:g} minutes are too few: it will take about {least}')
   return found
@@ -141,27 +173,43 @@ def longest(config: ConfigDict) -> float:
   return math.inf if config.retrain.minutes else config.retrain.epochs
 
 
-def _read(path: Path, minutes: float, trainings: Sequence[int]) -> Pace:
-  """Reads the pace of a race that began, which must be this one."""
+def _tell(found: Pace, whole: str = '') -> None:
+  """Prints the rungs that were planned, and before them how long the `whole` takes."""
+  count, asked = len(found.epochs), len(found.trainings)
+  rungs = f'{count} rung{"s" * (count > 1)}' + f', not {asked}' * (count < asked)
+  each = ' and '.join(logbook.format_length(*found.find_length(one)) for one in found.epochs)
+  logbook.say(
+    'pace',
+    f'an epoch takes {found.epoch_seconds:.1f} s, and a training {found.other_seconds:.1f} s '
+    f'besides: {whole}{rungs}, of {each}',
+  )
+
+
+def _read(path: Path, asked: Pace) -> Pace:
+  """Reads the pace of a race that began, which must be the one that is asked for."""
   found = records.read(path, Pace)
-  if (found.minutes, found.trainings) != (minutes, tuple(trainings)):
-    before, now = (
-      f'{count:g} minutes and {" and ".join(map(str, each))} trainings in its rungs'
-      for count, each in ((found.minutes, found.trainings), (minutes, trainings))
-    )
+  before, now = map(_describe_asked, (found, asked))
+  if before != now:
     raise InputError(
       f'{path}: this race began for {before}, and now it would be for {now}; go back to those '
-      'settings of config.front, or use another --workdir'
+      'settings, or use another --workdir'
     )
   return found
 
 
-def _add_up(plan: Iterable[tuple[int, int]], epoch: float, other: float, at_a_time: int) -> float:
-  """Returns the seconds of trainings, given as (how many, epochs of each), some at a time.
+def _describe_asked(pace: Pace) -> str:
+  """Describes what a race was asked for."""
+  limit = f'{pace.minutes:g} minutes' if pace.minutes else f'{pace.steps} steps'
+  full = f', before full ones of {pace.full:g} minutes' if pace.full else ''
+  return f'{limit} and {" and ".join(map(str, pace.trainings))} trainings in its rungs{full}'
+
+
+def _add_up(trainings: Iterable[tuple[int, float]], at_a_time: int) -> float:
+  """Returns the seconds of trainings, given as (how many, seconds of each), some at a time.
 
   One lot waits for the other, so that a single training takes as long as one on every core.
   """
-  return sum(math.ceil(count / at_a_time) * (epochs * epoch + other) for count, epochs in plan)
+  return sum(math.ceil(count / at_a_time) * seconds for count, seconds in trainings)
 
 
 def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_time: int) -> None:
@@ -177,7 +225,7 @@ def foretell(job: Job, took: float, left: Sequence[tuple[int, int]], *, at_a_tim
   if epoch is None or not count:  # it diverged in its first epoch, or was the last
     return
   other = max(0.0, took - job.config['retrain']['epochs'] * epoch)
-  rest = _add_up(left, epoch, other, at_a_time)
+  rest = _add_up([(number, epochs * epoch + other) for number, epochs in left], at_a_time)
   logbook.say(
     'pace',
     f'about {logbook.format_duration(rest)} more for {count} trainings, {at_a_time} at a time: an '
@@ -191,17 +239,21 @@ def _read_epoch(job: Job) -> float | None:
   return lines[0]['seconds'] if lines else None
 
 
-def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float]:
-  """Returns the seconds of an epoch, and those that a training takes besides, of trainings."""
+def measure(config: ConfigDict, trial: Sequence[Job]) -> tuple[float, float, float]:
+  """Returns the seconds of an epoch, a validation, and all that a training takes besides epochs."""
   for job in trial:
     shutil.rmtree(job.place, ignore_errors=True)  # stopped before it told anything
   took = jobs.run_all(config, trial, 'pace')
-  epochs = [(job, _read_epoch(job)) for job in trial]
-  told = [(took[job.place], epoch) for job, epoch in epochs if epoch is not None]
+  told = []
+  for job in trial:
+    seconds = [line['seconds'] for line in Logbook(Path(job.place) / 'retrain').entries()]
+    if seconds:  # else it diverged in its first epoch
+      told.append((took[job.place], seconds[0], seconds[-1] - seconds[0]))
   if not told:
     raise InputError(
       f'{trial[0].place}: the training that tells the pace diverged in its first epoch; lower '
       f'retrain.learning_rate, which is {config.retrain.learning_rate:g}'
     )
-  whole, epoch = map(float, np.mean(told, axis=0))
-  return epoch, max(0.0, whole - EPOCHS * epoch)
+  whole, epoch, validation = map(float, np.mean(told, axis=0))
+  other = max(0.0, whole - EPOCHS * epoch)
+  return epoch, min(max(0.0, validation), other), other

@@ -19,6 +19,7 @@ from thrifty_jax.racing import choice, entrants, executors, jobs, pace, short_tr
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.field import Field, Group
 from thrifty_jax.racing.jobs import Job
+from thrifty_jax.racing.short_trainings import Length
 from thrifty_jax.run_files import GroupOfRung, Ranked, RungOfRace
 
 _FOLD = 'fold_{}'  # folder of a training in that of its rung
@@ -30,13 +31,13 @@ class Standing:
 
   Attributes:
     rung: Number of its last rung, from 1.
-    epochs: Epochs of its trainings in that rung.
+    length: Length of its trainings in that rung.
     scores: DSC of the validation patients of all folds; None if a training diverged.
     folder: Folder of these trainings.
   """
 
   rung: int
-  epochs: int
+  length: Length
   scores: Scores
   folder: Path
 
@@ -58,8 +59,10 @@ class Race:
     self.standings: dict[str, Standing] = {}
     self.folds: list[dict[str, tuple[str, ...]]] = []
     self.rungs: list[RungOfRace] = []
-    # The minutes are known already where they are set, and a cluster's pace never is.
-    self._foretells = not config.front.minutes and not config.front.cluster
+    # Those of a rung are for a time as the full ones are; but workers may differ in their pace.
+    self._timed = config.retrain.minutes > 0 and not config.front.cluster
+    # The time is known already where minutes are set, and a cluster's pace never is.
+    self._foretells = not (config.front.minutes or self._timed or config.front.cluster)
 
   def run(self, budgets: Sequence[float], families: Sequence[str], *, full: int = 0) -> None:
     """Fills a group for each budget and family, and races them.
@@ -77,23 +80,23 @@ class Race:
     # Refused before any time is taken.
     self.folds = folds = short_trainings.list_folds(self._config, self._workdir)
     self.field.fill(budgets, families)
-    epochs = self._plan_epochs(folds, began)
+    lengths = self._plan_lengths(folds, began)
     if self._foretells:
-      counts = self._count_trainings(len(epochs), len(folds))
+      counts = self._count_trainings(len(lengths), len(folds))
       logbook.say('race', f'{sum(counts)} trainings; the first one tells how long they take')
-    for rung in range(1, len(epochs) + 1):
+    for rung, length in enumerate(lengths, start=1):
       racing = [name for group in self.field.groups for name in group.names]
-      counts = self._count_trainings(len(epochs) - rung + 1, len(folds))
-      later = [*zip(counts[1:], epochs[rung:], strict=True)]
+      counts = self._count_trainings(len(lengths) - rung + 1, len(folds))
+      later = [(count, one.epochs) for count, one in zip(counts[1:], lengths[rung:], strict=True)]
       later.append((full * len(self.field.groups), self._config.retrain.epochs))
-      self._train(racing, rung, epochs[rung - 1], folds, later)
+      self._train(racing, rung, length, folds, later)
       if not any(self.standings[name].scores for name in racing):
         raise InputError(
           f'{self.folder}: the training of every network diverged; lower retrain.learning_rate, '
           f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
         )
-      self._tell(rung, racing, epochs[rung - 1], len(folds))
-      self._end_rung(rung, epochs)
+      self._tell(rung, racing, length, len(folds))
+      self._end_rung(rung, length, is_last=rung == len(lengths))
 
   def finalists(self) -> dict[str, Scores]:
     """Returns the scores of those that reached the last rung, whose trainings are alike."""
@@ -104,10 +107,9 @@ class Race:
     """Returns the folders of a network's trainings in its last rung, one a fold."""
     return [self.standings[name].folder / _FOLD.format(fold) for fold in range(len(self.folds))]
 
-  def _end_rung(self, rung: int, epochs: Sequence[int]) -> None:
+  def _end_rung(self, rung: int, length: Length, *, is_last: bool) -> None:
     """Ranks every group, lets some go on unless this was the last rung, and records both."""
     started = [(group, self._rank(group)) for group in self.field.groups]
-    is_last = rung == len(epochs)
     if not is_last:
       self._go_on(rung + 1, started)
     groups = [
@@ -125,7 +127,7 @@ class Race:
       )
       for group, ranked in started
     ]
-    self.rungs.append(RungOfRace(epochs[rung - 1], tuple(groups)))
+    self.rungs.append(RungOfRace(length.epochs, tuple(groups), length.minutes))
 
   def _rank(self, group: Group) -> list[Ranked]:
     """Returns the networks of a group with their scores in the rung, the best first."""
@@ -144,19 +146,20 @@ class Race:
           group.names += self.field.mutate(leader, group, rung)
     self.field.groups = [group for group in self.field.groups if group.names]
 
-  def _plan_epochs(self, folds: Sequence[dict], began: float) -> tuple[int, ...]:
-    """Returns the epochs of each rung: for the steps, or for the minutes if they are set.
+  def _plan_lengths(self, folds: Sequence[dict], began: float) -> list[Length]:
+    """Returns the length of a training in each rung, for the minutes if they are set.
 
-    How much fits into the minutes is told by trainings of networks of middling size.
+    How much fits into minutes, of the race or of a training, networks of middling size tell.
     """
     front = self._config.front
     epoch_steps = short_trainings.count_epoch_steps(self._config, self._workdir)
-    if not front.minutes:
+    if not front.minutes and not self._timed:
       most = pace.longest(self._config)
-      return pace.plan_epochs(front.steps / epoch_steps, rungs=front.rungs, most=most)
+      planned = pace.plan_epochs(front.steps / epoch_steps, rungs=front.rungs, most=most)
+      return [*map(Length, planned)]
     names = [name for group in self.field.groups for name in group.names]
     trial = [
-      self._job(name, self.folder / pace.FOLDER / name, pace.EPOCHS, folds[0])
+      self._job(name, self.folder / pace.FOLDER / name, Length(pace.EPOCHS), folds[0])
       for name in self._find_middling(names)
     ]
     found = pace.find(
@@ -167,7 +170,7 @@ class Race:
       epoch_steps=epoch_steps,
       began=began,
     )
-    return found.epochs
+    return [*map(found.find_length, found.epochs)]
 
   def _find_middling(self, names: Iterable[str]) -> list[str]:
     """Returns the networks whose trainings tell the pace, as many as train at a time.
@@ -186,18 +189,18 @@ class Race:
     sizes = [(len(group.names), field.can_mutate(group)) for group in field.groups]
     return pace.count_trainings(sizes, rungs=rungs, folds=folds)
 
-  def _job(self, name: str, place: Path, epochs: int, fold: Mapping[str, Any]) -> Job:
+  def _job(self, name: str, place: Path, length: Length, fold: Mapping[str, Any]) -> Job:
     """Returns the training of a network on a fold, in a folder."""
     settings = entrants.configure(self._config, self.field.entrants[name], self.field.path(name))
     settings.data.update(fold)
-    short_trainings.set_epochs(settings, epochs)
+    short_trainings.set_length(settings, length)
     return Job.make(settings, self._workdir, place)
 
   def _train(
     self,
     racing: Sequence[str],
     rung: int,
-    epochs: int,
+    length: Length,
     folds: Sequence[dict],
     later: Sequence[tuple[int, int]],
   ) -> None:
@@ -211,26 +214,26 @@ class Race:
     for number, fold in enumerate(folds):
       for name in dict.fromkeys([*self._find_middling(racing), *racing]):
         place = self.folder / name / f'rung_{rung}' / _FOLD.format(number)
-        found.append(self._job(name, place, epochs, fold))
+        found.append(self._job(name, place, length, fold))
         places[name].append(place)
 
     def foretell(job: Job, seconds: float, left: int) -> None:
       if self._foretells:
         at_a_time = executors.count_slots(self._config)
-        pace.foretell(job, seconds, [(left, epochs), *later], at_a_time=at_a_time)
+        pace.foretell(job, seconds, [(left, length.epochs), *later], at_a_time=at_a_time)
 
     jobs.run_all(self._config, found, f'rung {rung}', first_done=foretell)
     for name, of_folds in places.items():
       scores = short_trainings.read_scores(of_folds)
-      self.standings[name] = Standing(rung, epochs, scores, of_folds[0].parent)
+      self.standings[name] = Standing(rung, length, scores, of_folds[0].parent)
 
-  def _tell(self, rung: int, racing: Sequence[str], epochs: int, folds: int) -> None:
+  def _tell(self, rung: int, racing: Sequence[str], length: Length, folds: int) -> None:
     """Prints a line for a rung."""
     scores = {name: self.standings[name].scores for name in racing}
     best, *_ = choice.rank(scores, self.field.ms())
     logbook.say(
       f'rung {rung}',
-      f'{len(racing)} networks, {epochs} epoch{"s" * (epochs > 1)} on {folds} '
+      f'{len(racing)} networks, {logbook.format_length(*length)} on {folds} '
       f'fold{"s" * (folds > 1)}; best {best}, '
       f'{self.field.entrants[best].title}: {100 * choice.mean(scores[best]):.2f} % in '
       f'{self.field.watch.best(best).ms:.2f} ms',

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from thrifty_jax import logbook
 from thrifty_jax.racing import choice
 from thrifty_jax.racing.outcome import Outcome
 from thrifty_jax.racing.race import Race
@@ -45,7 +46,8 @@ def describe(
         file_bytes=cost.file_bytes,
         machine=cost.machine,
         rung=standing.rung,
-        epochs=standing.epochs,
+        epochs=standing.length.epochs,
+        minutes=standing.length.minutes,
         validation_dsc=choice.mean(own) if own else None,
         validation_ci95=None if values is None else statistics.bootstrap_interval(values),
         chosen=name in names,
@@ -110,8 +112,9 @@ def format_table(found: Sequence[Raced]) -> list[str]:
 
 def format_line(one: Raced) -> str:
   """Describes a network in a line."""
+  length = logbook.format_length(one.epochs, one.minutes)
   return (
     f'{one.title}: {one.ms:.2f} ms in {one.runtime} {one.precision}, a slice of {one.size} x '
     f'{one.size} pixels, {one.parameters:,} parameters, validation DSC '
-    f'{100 * (one.validation_dsc or 0):.2f} % after {one.epochs} epochs'
+    f'{100 * (one.validation_dsc or 0):.2f} % after {length}'
   )

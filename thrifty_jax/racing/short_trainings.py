@@ -1,7 +1,8 @@
-"""Short trainings that compare networks or slices: their patients, epochs and scores."""
+"""Short trainings that compare networks or slices: their patients, length and scores."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -11,6 +12,21 @@ from thrifty_jax.data.prepared import open_slices
 from thrifty_jax.errors import InputError
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.training import trainings
+
+_NEVER = 1_000_000  # epochs between two validations, so that the last one alone has one
+
+
+class Length(NamedTuple):
+  """How long trainings are that are compared.
+
+  Attributes:
+    epochs: Epochs of each; where minutes count, those of a network of middling size.
+    minutes: Minutes of each, the validation included, however many epochs these are; 0 where epochs
+      count.
+  """
+
+  epochs: int
+  minutes: float = 0.0
 
 
 def list_folds(config: ConfigDict, workdir: Path) -> list[dict[str, tuple[str, ...]]]:
@@ -49,12 +65,15 @@ def count_epoch_steps(config: ConfigDict, workdir: Path) -> int:
   )
 
 
-def set_epochs(settings: ConfigDict, epochs: int) -> None:
-  """Sets, in place, a schedule of so many epochs, which is scored at its end alone."""
+def set_length(settings: ConfigDict, length: Length) -> None:
+  """Sets, in place, a schedule of this length, which is scored at its end alone."""
   retrain = settings.retrain
-  retrain.warmup_epochs = min(retrain.warmup_epochs, (epochs + 3) // 6)
-  retrain.epochs = retrain.validate_every = epochs
-  retrain.minutes = 0.0
+  retrain.epochs, retrain.minutes = length
+  if length.minutes:
+    retrain.validate_every = _NEVER
+  else:
+    retrain.validate_every = length.epochs
+    retrain.warmup_epochs = min(retrain.warmup_epochs, (length.epochs + 3) // 6)
   retrain.patience = 0
   retrain.teacher = settings.data.unlabelled = ''  # it knows patients who validate in other folds
 

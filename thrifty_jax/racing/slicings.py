@@ -14,6 +14,7 @@ from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.racing import choice, jobs, pace, short_trainings
 from thrifty_jax.racing.choice import Scores
 from thrifty_jax.racing.jobs import Job
+from thrifty_jax.racing.short_trainings import Length
 from thrifty_jax.run_files import Timed
 from thrifty_jax.scores import tables
 
@@ -225,5 +226,5 @@ def _make_job(config: ConfigDict, place: Path, genotype: Path, epoch_steps: int)
   settings.retrain.least_steps = epoch_steps  # else kinds with fewer slices train less
   settings.search.max_ms, settings.search.max_macs = 0.0, 0  # of a race
   (epochs,) = pace.plan_epochs(STEPS / epoch_steps, rungs=1, most=pace.longest(settings))
-  short_trainings.set_epochs(settings, epochs)
+  short_trainings.set_length(settings, Length(epochs))
   return Job.make(settings, place, place / 'training')

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from thrifty_jax import records
+from thrifty_jax import logbook, records
 from thrifty_jax.drawings import drawing, lean_drawing
 from thrifty_jax.networks import genotype as genotypes
 from thrifty_jax.networks.lean_space import LeanShape
@@ -108,7 +108,7 @@ def _describe(raced: Sequence[Raced], workdir: Path, part: str, *, name: str) ->
     'threads': raced[0].threads,
     'machine': raced[0].machine,
     'last': last,
-    'epochs': finalists[0].epochs,
+    'length': logbook.format_length(finalists[0].epochs, finalists[0].minutes),
   }
 
 
