@@ -194,6 +194,13 @@ def test_without_full_trainings_every_dot_is_filled_and_at_the_dsc_of_the_race(t
   assert 'ollow' not in page and 'trained in full' not in page and 'race only' not in page
 
 
+def test_trainings_of_a_race_for_a_time_are_told_by_their_minutes(tmp_path):
+  write(tmp_path, [dataclasses.replace(one, epochs=2, minutes=1.6) for one in (FAST, TAKEN)])
+  page = page_of(tmp_path)
+  assert 'of all folds after 1 min 36 s, with' in page and 'epochs' not in page
+  assert '<th>rung<br>minutes</th>' in page and '3<span class="interval">1.6</span>' in page
+
+
 @pytest.mark.parametrize('is_gone', [True, False])
 def test_full_trainings_that_are_gone_or_whose_dsc_is_no_mean_over_patients_have_no_interval(
   tmp_path, dots, is_gone
