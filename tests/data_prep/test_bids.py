@@ -338,7 +338,7 @@ def test_a_channel_that_may_be_a_mirror_image_is_one_scan_of_the_check(there, co
 @pytest.mark.parametrize(
   ('spoil', 'message'),
   [
-    (forget_directions, 'T1w.nii.gz: its header does not say .* that of .*FLAIR.nii.gz does; exp'),
+    (forget_directions, 'T1w.nii.gz: its header does not say .* that of .*FLAIR.nii.gz is clear'),
     (remove('derivatives'), r'derivatives: has no mask; expected PIPELINE/sub-\*'),
     (remove('sub-*'), 'is in BIDS, but has no image in'),
     (remove('sub-05'), f'{SCANS[5]}_dseg.nii.gz: its image {SCANS[5]}_FLAIR is missing; add it'),
