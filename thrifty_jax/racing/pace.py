@@ -68,7 +68,7 @@ class Pace:
     return _add_up(zip(self.trainings, seconds, strict=False), at_a_time) / 60
 
   def _train_seconds(self, epochs: int) -> float:
-    """Returns the seconds of so many epochs and the validation after them, or of all there are."""
+    """Returns the seconds of so many epochs and their validation, at most of a full training."""
     seconds = epochs * self.epoch_seconds + self.validation_seconds
     return min(seconds, 60 * self.full) if self.full else seconds
 

@@ -308,13 +308,14 @@ def on_grid(
 
 def require_sure(path: Path, scan: Path) -> None:
   """Refuses a file and its scan if the header of one does not say clearly where its axes point."""
-  unsure = [one for one in (path, scan) if find_unsure(one)]
+  unsure = {one: text for one in (path, scan) if (text := find_unsure(one))}
   if unsure:
-    other = (scan if unsure[0] == path else path).name
+    (first, text), *_ = unsure.items()
+    other = (scan if first == path else path).name
     both = f'nor is that of {other} clear' if len(unsure) > 1 else f'but that of {other} is clear'
-    reason, *_ = find_unsure(unsure[0]).split(';')
+    reason, *_ = text.split(';')
     raise UnsureError(
-      f'{unsure[0]}: {reason}, {both}; expected clear headers, or voxels that are stored alike, as '
+      f'{first}: {reason}, {both}; expected clear headers, or voxels that are stored alike, as '
       'one may be a mirror image of the other. Export it again, or copy the header of the other if '
       'their voxels match.'
     )
