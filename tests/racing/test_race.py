@@ -56,6 +56,22 @@ def test_groups_are_within_their_budgets_and_of_their_family(config, stands, tmp
     assert all((name[:4] == 'unet') == (group.family == 'unet') for name in group.names)
 
 
+def test_half_of_a_group_is_near_its_budget_and_the_others_are_faster(config, stands, tmp_path):
+  config.front.update({'rungs': 1, 'entrants': 7})
+  found = run(config, tmp_path, budgets=(5.0, 20.0))
+  ms = found.field.ms()
+  near = {
+    (group.family, group.budget): [ms[name] >= 0.6 * group.budget for name in group.names]
+    for group in found.field.groups
+  }
+  assert near == {
+    ('lean', 5.0): 4 * [True] + 3 * [False],
+    ('unet', 5.0): 2 * [True],  # no narrower ones are known
+    ('lean', 20.0): 4 * [True] + 3 * [False],
+    ('unet', 20.0): 2 * [True] + 2 * [False],
+  }
+
+
 def test_each_rung_keeps_the_better_half_adds_mutants_of_its_leaders_and_trains_twice_as_long(
   config, stands, tmp_path
 ):
@@ -312,7 +328,7 @@ def test_a_given_network_races_once_though_it_has_a_known_form(config, stands, t
   assert alike == ['mine']
 
 
-def test_known_forms_far_below_a_budget_race_if_few_are_near(config, stands, tmp_path):
+def test_known_forms_far_below_a_budget_race_where_there_is_room(config, stands, tmp_path):
   config.front.update({'rungs': 1, 'entrants': 40})
   found = run(config, tmp_path, budgets=(6.0,), families=('lean',))
   (group,) = found.field.groups

@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,11 +18,11 @@ from thrifty_jax.racing import entrants, timing
 from thrifty_jax.racing.entrants import Entrant
 from thrifty_jax.racing.timing import Stopwatch
 
-ROUNDS = 3  # of draws and times until each group is full, near its budget and then below
+ROUNDS = 3  # of draws and times until a band of each group is full
 DRAWS = 24  # networks drawn for each group in a round
 TWICE = 2  # networks timed for each that is missing, as estimates are off
 SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
-LOWEST = 0.6  # share of a budget that its networks take at least, if there are enough
+NEAR = 0.6  # share of a budget from which on a network is near it
 ANCHORS = 6  # networks of each kind that estimates start from
 POOL = 40  # drawn networks, and U-Nets, that another machine is to time, besides the known ones
 
@@ -31,9 +33,7 @@ class Group:
 
   Attributes:
     budget: Most milliseconds of them.
-    floor: Milliseconds of the next smaller budget, 0 for the smallest.
-    limits: Milliseconds above which and up to which they take: near the budget, or from the floor
-      on if too few are near.
+    floor: Milliseconds above which they take: the next smaller budget, 0 for the smallest.
     family: lean, unet or genotype.
     size: Most of them in the first rung.
     names: Those still in the race.
@@ -41,10 +41,27 @@ class Group:
 
   budget: float
   floor: float
-  limits: tuple[float, float]
   family: str
   size: int
   names: list[str] = dataclasses.field(default_factory=list)
+
+  @property
+  def limits(self) -> tuple[float, float]:
+    """Milliseconds above which and up to which they take."""
+    return self.floor, self.budget
+
+
+class _Band(NamedTuple):
+  """A part of a group's milliseconds, from which networks join it until it has so many."""
+
+  group: Group
+  limits: tuple[float, float]
+  until: int
+
+  @property
+  def missing(self) -> int:
+    low, high = self.limits
+    return self.until - len(self.group.names) if low < high else 0
 
 
 class Field:
@@ -86,14 +103,11 @@ class Field:
       self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
     else:
       self._add([*known[:ANCHORS], *unets[:ANCHORS], *given])
-    for near in (True, False):
-      for group in self.groups:
-        if not near and len(group.names) < group.size:
-          group.limits = group.floor, group.budget
+    for bands in zip(*map(_list_bands, self.groups), strict=True):
       pools = (
         {} if self.watch.given else {'lean': itertools.chain(known, drawn), 'unet': iter(unets)}
       )
-      self._draw(pools, DRAWS * len(budgets))
+      self._draw(bands, pools, DRAWS * len(budgets))
     self.groups = [group for group in self.groups if group.names]
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
@@ -132,17 +146,19 @@ class Field:
     assert isinstance(entrant.genotype, LeanShape)
     return 2**entrant.genotype.halvings <= min(self.watch.size, self._config.data.image_size)
 
-  def _draw(self, pools: Mapping[str, Iterator[Entrant]], count: int) -> None:
-    """Fills the groups, from so many networks of the pool of a family at a time."""
+  def _draw(
+    self, bands: Sequence[_Band], pools: Mapping[str, Iterator[Entrant]], count: int
+  ) -> None:
+    """Fills bands, from so many networks of the pool of a family at a time."""
     for _ in range(ROUNDS):
-      for group in self.groups:
-        self._take(group)
-      short = [group for group in self.groups if len(group.names) < group.size]
-      for family in {group.family: None for group in short if group.family in pools}:
+      for band in bands:
+        self._take(band)
+      short = [band for band in bands if band.missing > 0]
+      for family in {band.group.family: None for band in short if band.group.family in pools}:
         drawn = [*itertools.islice(pools[family], count)]
-        self._add(self._promising(drawn, [one for one in short if one.family == family]))
-    for group in self.groups:
-      self._take(group)
+        self._add(self._promising(drawn, [one for one in short if one.group.family == family]))
+    for band in bands:
+      self._take(band)
 
   def _add(self, found: Iterable[Entrant]) -> None:
     """Adds networks, writes their genotypes and times them."""
@@ -161,16 +177,16 @@ class Field:
     self.watch.time(new)
     self.entrants |= {one.name: one for one in new}
 
-  def _promising(self, drawn: Sequence[Entrant], groups: Sequence[Group]) -> list[Entrant]:
-    """Returns the drawn networks that may be missing in a group, by their estimates."""
+  def _promising(self, drawn: Sequence[Entrant], bands: Sequence[_Band]) -> list[Entrant]:
+    """Returns the drawn networks that may be missing in a band, by their estimates."""
     found = []
-    missing = [TWICE * (group.size - len(group.names)) for group in groups]
+    missing = [TWICE * band.missing for band in bands]
     for one in drawn:
       if one.name in self.entrants or not self.watch.allows(self.watch.count(one)):
         continue
       estimate = self._estimate(one)
-      for place, group in enumerate(groups):
-        low, high = group.limits
+      for place, band in enumerate(bands):
+        low, high = band.limits
         if missing[place] > 0 and low / SPREAD < estimate <= high * SPREAD:
           missing[place] -= 1
           found.append(one)
@@ -183,20 +199,22 @@ class Field:
     alike = [name for name, one in self.entrants.items() if _family(one) == family]
     return self.watch.estimate(entrant, alike if len(alike) >= ANCHORS else self.entrants)
 
-  def _take(self, group: Group) -> None:
-    """Adds to a group the timed networks that belong to it, until it is full."""
+  def _take(self, band: _Band) -> None:
+    """Adds to a group the timed networks that belong to its band, until that is full."""
+    group = band.group
     for name, one in self.entrants.items():
-      if len(group.names) == group.size:
+      if band.missing <= 0:
         return
       if name not in group.names and _family(one) == group.family:
         cost = self.watch.best(name)
         allowed = self.watch.allows(cost, given=one.source == 'genotype')
-        if timing.within(cost, group.limits) and allowed:
+        if timing.within(cost, band.limits) and allowed:
           group.names.append(name)
 
   def _tell(self, budgets: Sequence[float]) -> None:
     """Prints the budgets without a network, the limits, and a line for each group."""
-    least = min(self.ms().values())
+    ms = self.ms()
+    least = min(ms.values())
     for budget in budgets:
       if budget < least:
         logbook.say(
@@ -205,9 +223,12 @@ class Field:
     for name, most in self._limits().items():
       logbook.say('limit', f'config.search.{name}: networks have at most {most:,}; 0 lifts it')
     for group in self.groups:
-      (low, high), count = group.limits, len(group.names)
+      count, times = len(group.names), [ms[name] for name in group.names]
       networks = f'{count} network{"s" * (count > 1)}'
-      logbook.say(group.family, f'{networks} of {low:g} to {high:g} ms')
+      logbook.say(
+        group.family,
+        f'{networks} of {min(times):.2f} to {max(times):.2f} ms, for {group.budget:g} ms',
+      )
 
   def _limits(self) -> dict[str, int]:
     """Returns the limits besides the milliseconds that are set, by the names of their settings."""
@@ -241,12 +262,24 @@ def _list_groups(budgets: Sequence[float], families: Sequence[str], *, most: int
     Group(
       budget=budget,
       floor=floor,
-      limits=(max(floor, LOWEST * budget), budget),
       family=family,
       size=most if family == 'lean' else (most + 1) // 2,
     )
     for floor, budget in zip(floors, budgets, strict=True)
     for family in families
+  ]
+
+
+def _list_bands(group: Group) -> list[_Band]:
+  """Returns the parts that fill a group: half of it near its budget, then faster ones, then any.
+
+  Faster ones may be the best: where trainings are for a time they make more steps in it.
+  """
+  near = max(group.floor, NEAR * group.budget)
+  return [
+    _Band(group, (near, group.budget), math.ceil(group.size / 2)),
+    _Band(group, (group.floor, near), group.size),
+    _Band(group, group.limits, group.size),
   ]
 
 
