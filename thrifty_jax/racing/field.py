@@ -22,7 +22,8 @@ ROUNDS = 3  # of draws and times until a band of each group is full
 DRAWS = 24  # networks drawn for each group in a round
 TWICE = 2  # networks timed for each that is missing, as estimates are off
 SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
-NEAR = 0.6  # share of a budget from which on a network is near it
+NEAR = 0.6  # share of a budget above which a network is near it
+FASTER = 0.3  # share of a budget above which faster ones are looked for
 ANCHORS = 6  # networks of each kind that estimates start from
 POOL = 40  # drawn networks, and U-Nets, that another machine is to time, besides the known ones
 
@@ -52,16 +53,15 @@ class Group:
 
 
 class _Band(NamedTuple):
-  """A part of a group's milliseconds, from which networks join it until it has so many."""
+  """Milliseconds of which networks join a group until it has so many members."""
 
   group: Group
   limits: tuple[float, float]
-  until: int
+  members: int
 
   @property
   def missing(self) -> int:
-    low, high = self.limits
-    return self.until - len(self.group.names) if low < high else 0
+    return self.members - len(self.group.names)
 
 
 class Field:
@@ -81,18 +81,24 @@ class Field:
     self.watch = Stopwatch(config, folder)
     self.groups: list[Group] = []
 
-  def fill(self, budgets: Sequence[float], families: Sequence[str]) -> None:
+  def fill(
+    self, budgets: Sequence[float], families: Sequence[str], *, spread: bool = False
+  ) -> None:
     """Finds the networks of every group, timed and within its limits.
 
     Args:
       budgets: Milliseconds, rising.
       families: Kinds of networks, see Group.
+      spread: Whether half of the networks of a budget are to be faster ones, unless those of a
+        smaller budget are.
 
     Raises:
       InputError: If no network is within the budgets and limits; the nearest is named.
     """
-    self.groups = _list_groups(budgets, families, most=self._config.front.entrants)
     given = entrants.list_given(self._config)
+    most = self._config.front.entrants
+    sizes = {'lean': most, 'unet': math.ceil(most / 2), 'genotype': len(given)}
+    self.groups = _list_groups(budgets, {family: sizes[family] for family in families})
     known, unets = (
       [*filter(self._fits, entrants.leave_out(listed, given))]
       for listed in (entrants.list_known(), entrants.list_unets())
@@ -103,7 +109,7 @@ class Field:
       self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
     else:
       self._add([*known[:ANCHORS], *unets[:ANCHORS], *given])
-    for bands in zip(*map(_list_bands, self.groups), strict=True):
+    for bands in _list_bands(self.groups, spread=spread):
       pools = (
         {} if self.watch.given else {'lean': itertools.chain(known, drawn), 'unet': iter(unets)}
       )
@@ -114,18 +120,18 @@ class Field:
     self._tell(budgets)
 
   def mutate(self, leader: str, group: Group, rung: int) -> list[str]:
-    """Returns a mutation, timed, of a network that belongs to its group; [] if none is found."""
+    """Returns a mutation of a network, timed and not much faster; [] if none is found."""
     known = [one.genotype for one in self.entrants.values()]
     generator = np.random.default_rng((self._config.seed, rung, *leader.encode()))
     pool = entrants.mutate(self.entrants[leader], f'{leader}_{rung}', generator, known)
-    low, high = group.limits
+    low, high = max(group.floor, NEAR * self.watch.best(leader).ms), group.budget
     for one in itertools.islice(filter(self._fits, pool), DRAWS):
       if not self.watch.allows(self.watch.count(one)):
         continue
       if low / SPREAD < self._estimate(one) <= high * SPREAD:
         self._add([one])
         cost = self.watch.best(one.name)
-        if timing.within(cost, group.limits) and self.watch.allows(cost):
+        if timing.within(cost, (low, high)) and self.watch.allows(cost):
           return [one.name]
     return []
 
@@ -255,32 +261,31 @@ class Field:
     )
 
 
-def _list_groups(budgets: Sequence[float], families: Sequence[str], *, most: int) -> list[Group]:
-  """Returns a group, still empty, for each budget and family: of lean networks for `most`."""
+def _list_groups(budgets: Sequence[float], sizes: Mapping[str, int]) -> list[Group]:
+  """Returns a group, still empty, for each budget and family, of at most so many networks."""
   floors = [0.0, *budgets[:-1]]
   return [
-    Group(
-      budget=budget,
-      floor=floor,
-      family=family,
-      size=most if family == 'lean' else (most + 1) // 2,
-    )
+    Group(budget=budget, floor=floor, family=family, size=size)
     for floor, budget in zip(floors, budgets, strict=True)
-    for family in families
+    for family, size in sizes.items()
   ]
 
 
-def _list_bands(group: Group) -> list[_Band]:
-  """Returns the parts that fill a group: half of it near its budget, then faster ones, then any.
+def _list_bands(groups: Sequence[Group], *, spread: bool) -> list[list[_Band]]:
+  """Returns what fills the groups, one after the other: near the budget, faster ones, then any.
 
-  Faster ones may be the best: where trainings are for a time they make more steps in it.
+  With `spread` half of the members may be faster ones where no smaller budget has them.
   """
-  near = max(group.floor, NEAR * group.budget)
-  return [
-    _Band(group, (near, group.budget), math.ceil(group.size / 2)),
-    _Band(group, (group.floor, near), group.size),
-    _Band(group, group.limits, group.size),
-  ]
+  near, faster = [], []
+  for group in groups:
+    split = max(group.floor, NEAR * group.budget)
+    low = max(group.floor, FASTER * group.budget)
+    half = spread and group.floor < low
+    near.append(
+      _Band(group, (split, group.budget), math.ceil(group.size / 2) if half else group.size)
+    )
+    faster += [_Band(group, (low, split), group.size)] * half
+  return [near, faster, [_Band(group, group.limits, group.size) for group in groups]]
 
 
 def _family(entrant: Entrant) -> str:

@@ -79,7 +79,7 @@ class Race:
     began = time.monotonic()
     # Refused before any time is taken.
     self.folds = folds = short_trainings.list_folds(self._config, self._workdir)
-    self.field.fill(budgets, families)
+    self.field.fill(budgets, families, spread=self._timed)
     lengths = self._plan_lengths(folds, began)
     if self._foretells:
       counts = self._count_trainings(len(lengths), len(folds))
