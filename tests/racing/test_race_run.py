@@ -40,7 +40,7 @@ def run(tmp_path, monkeypatch):
     'augment.translate': (0.0, 0.0), 'augment.scale': (1.0, 1.0), 'augment.gamma': (1.0, 1.0),
     'augment.flip_left_right': False, 'cost.spread': 1e9, 'cost.precision': 'int8',
     'front.entrants': 2, 'front.rungs': 1, 'front.minutes': 60, 'front.folds': 1,
-    'front.workers': 1, 'retrain.epochs': 1, 'retrain.warmup_epochs': 0,
+    'front.workers': 1, 'retrain.warmup_epochs': 0,
   }  # fmt: skip
 
   def command(*arguments):
@@ -52,8 +52,8 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_run_races_trains_scores_and_reports(run, tmp_path, capsys):
-  budget = '--config.search.max_ms=1000'
-  assert run(budget) == 0, capsys.readouterr()
+  options = ('--config.search.max_ms=1000', '--config.retrain.epochs=1')
+  assert run(*options) == 0, capsys.readouterr()
   workdir = tmp_path / 'run'
   raced = json.loads((workdir / 'search' / 'front.json').read_text())
   (best,) = [one for one in raced if one['chosen']]
@@ -67,8 +67,25 @@ def test_a_run_races_trains_scores_and_reports(run, tmp_path, capsys):
   told = json.loads((workdir / 'search' / 'pace.json').read_text())
   assert told['trainings'] == [3] and told['epoch_seconds'] > 0 and told['epochs'] == [1]
   assert 'rung 1' in out and 'test DSC' not in out.partition('retrain:')[0]
-  assert run(budget) == 0
+  assert run(*options) == 0
   assert 'search: done' in capsys.readouterr().out
+
+
+def test_a_run_for_a_time_races_for_a_time_and_goes_on_where_it_was(run, tmp_path, capsys):
+  options = ('--config.search.max_ms=1000', '--config.retrain.minutes=0.05')
+  assert run(*options, '--stage=prepare') == run(*options, '--stage=search') == 0, (
+    capsys.readouterr()
+  )
+  search = tmp_path / 'run' / 'search'
+  (rung,) = json.loads((search / 'race.json').read_text())['rungs']
+  assert 0 < rung['minutes'] <= 0.05
+  written = {path: path.read_bytes() for path in search.glob('*/rung_1/fold_0/retrain/metrics.jsonl')}
+  assert len(written) == 3
+  (search / 'front.json').unlink()  # as if it had been stopped before the end
+  assert run(*options, '--stage=search') == 0, capsys.readouterr()
+  assert {path: path.read_bytes() for path in written} == written
+  raced = json.loads((search / 'front.json').read_text())
+  assert [one['minutes'] for one in raced] == 3 * [rung['minutes']]
 
 
 def test_a_front_alone_can_be_reported_on(tmp_path):
