@@ -357,7 +357,7 @@ _FRONT = {
     (2.0, 5.0, 10.0, 20.0, 50.0), RISING_LIST, 'Milliseconds; a network is found for each.'
   ),
   'entrants': Setting(
-    8, at_least(2), 'Lean networks that start for each budget; of each other kind half as many.'
+    8, at_least(2), 'Lean networks that start for each budget; half as many U-Nets.'
   ),
   'rungs': Setting(
     3, COUNT, 'Rungs at most; after each the better half goes on, with mutations of it.'
