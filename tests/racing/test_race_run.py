@@ -79,7 +79,9 @@ def test_a_run_for_a_time_races_for_a_time_and_goes_on_where_it_was(run, tmp_pat
   search = tmp_path / 'run' / 'search'
   (rung,) = json.loads((search / 'race.json').read_text())['rungs']
   assert 0 < rung['minutes'] <= 0.05
-  written = {path: path.read_bytes() for path in search.glob('*/rung_1/fold_0/retrain/metrics.jsonl')}
+  written = {
+    path: path.read_bytes() for path in search.glob('*/rung_1/fold_0/retrain/metrics.jsonl')
+  }
   assert len(written) == 3
   (search / 'front.json').unlink()  # as if it had been stopped before the end
   assert run(*options, '--stage=search') == 0, capsys.readouterr()
