@@ -57,7 +57,7 @@ def test_groups_are_within_their_budgets_and_of_their_family(config, stands, tmp
     assert all((name[:4] == 'unet') == (group.family == 'unet') for name in group.names)
 
 
-def test_where_trainings_are_for_a_time_half_of_the_smallest_budget_are_faster_ones(
+def test_half_of_a_budgets_networks_are_faster_if_asked_for_and_no_smaller_budget_has_them(
   config, stands, tmp_path
 ):
   config.front.entrants = 7

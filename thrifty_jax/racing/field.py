@@ -19,7 +19,7 @@ from thrifty_jax.racing.entrants import Entrant
 from thrifty_jax.racing.timing import Stopwatch
 
 ROUNDS = 3  # of draws and times until a band of each group is full
-DRAWS = 24  # networks drawn for each group in a round
+DRAWS = 24  # networks drawn for each budget in a round
 TWICE = 2  # networks timed for each that is missing, as estimates are off
 SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
 NEAR = 0.6  # share of a budget above which a network is near it
@@ -206,7 +206,7 @@ class Field:
     return self.watch.estimate(entrant, alike if len(alike) >= ANCHORS else self.entrants)
 
   def _take(self, band: _Band) -> None:
-    """Adds to a group the timed networks that belong to its band, until that is full."""
+    """Adds to a group its timed networks of a band, until it has the members it is to have."""
     group = band.group
     for name, one in self.entrants.items():
       if band.missing <= 0:
@@ -278,13 +278,12 @@ def _list_bands(groups: Sequence[Group], *, spread: bool) -> list[list[_Band]]:
   """
   near, faster = [], []
   for group in groups:
-    split = max(group.floor, NEAR * group.budget)
-    low = max(group.floor, FASTER * group.budget)
-    half = spread and group.floor < low
-    near.append(
-      _Band(group, (split, group.budget), math.ceil(group.size / 2) if half else group.size)
-    )
-    faster += [_Band(group, (low, split), group.size)] * half
+    split, lowest = max(group.floor, NEAR * group.budget), FASTER * group.budget
+    has_faster = spread and group.floor < lowest
+    members = math.ceil(group.size / 2) if has_faster else group.size
+    near.append(_Band(group, (split, group.budget), members))
+    if has_faster:
+      faster.append(_Band(group, (lowest, split), group.size))
   return [near, faster, [_Band(group, group.limits, group.size) for group in groups]]
 
 
