@@ -323,7 +323,7 @@ class GroupOfRung:
 
   budget_ms: float
   family: str  # lean, unet or genotype
-  limits_ms: tuple[float, float]  # above which and up to which they take
+  limits_ms: tuple[float, float]  # the next smaller budget and this one: they take more and at most
   started: tuple[Ranked, ...]  # the best first
   kept: tuple[str, ...]  # those that went on; () after the last rung
   mutants: Mapping[str, str]  # those that joined them, each with the network it is a mutation of

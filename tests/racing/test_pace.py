@@ -51,9 +51,15 @@ def paced(monkeypatch):
   return measured
 
 
-def find(config, folder, trainings=(12, 8)):
+def find(config, folder, trainings=(12, 8), networks=('cone_8', 'cone_16')):
   return pace.find(
-    config, folder, [], trainings=trainings, epoch_steps=9, began=time.monotonic() - 60
+    config,
+    folder,
+    [],
+    trainings=trainings,
+    networks=networks,
+    epoch_steps=9,
+    began=time.monotonic() - 60,
   )
 
 
@@ -82,6 +88,24 @@ def test_other_minutes_or_rungs_than_a_race_began_with_are_refused(
   config.front.minutes = minutes
   with pytest.raises(InputError, match=text):
     find(config, tmp_path, trainings)
+
+
+def test_a_race_does_not_go_on_with_other_networks(config, paced, tmp_path):
+  found = find(config, tmp_path)
+  assert find(config, tmp_path, networks=('cone_16', 'cone_8')) == found
+  with pytest.raises(InputError, match='began with cone_16, where now it would have cone_24; go'):
+    find(config, tmp_path, networks=('cone_8', 'cone_24'))
+  with pytest.raises(InputError, match='began with fewer, where now it would have cone_24; go'):
+    find(config, tmp_path, networks=('cone_8', 'cone_16', 'cone_24'))
+
+
+def test_a_race_for_a_time_does_not_go_on_by_steps(config, paced, monkeypatch, tmp_path):
+  fake_race.Stands(monkeypatch)
+  config.front.workers = 1
+  Race(config, tmp_path, tmp_path / 'search').run((20.0,), ('lean',))
+  config.front.minutes = 0.0
+  with pytest.raises(InputError, match='pace.json: this race began for a time, .* front.steps; go'):
+    Race(config, tmp_path, tmp_path / 'search').run((20.0,), ('lean',))
 
 
 def test_no_rung_trains_longer_than_a_full_training(config, paced, tmp_path):
@@ -168,6 +192,9 @@ def test_before_full_trainings_for_a_time_those_of_a_rung_take_equally_long(
     assert settings.retrain.minutes == found.rungs['/rung_2/' in place].minutes
     assert settings.retrain.validate_every > 10_000
     assert settings.retrain.warmup_epochs == config.retrain.warmup_epochs
+  lean = next(group for group in found.rungs[0].groups if group.family == 'lean')
+  ms = [found.field.watch.best(one.name).ms for one in lean.started]
+  assert sum(6 < one <= 12 for one in ms) == 3  # and as many are near the budget
   last = [one.length.minutes for one in found.standings.values() if one.rung == len(seconds)]
   assert {*last} == {found.rungs[-1].minutes}
   each = ' and '.join(f'{one} s' for one in seconds)
@@ -218,6 +245,8 @@ def test_trainings_that_differ_in_their_pace_on_a_cluster_have_equally_many_epoc
   found = Race(config, tmp_path, tmp_path / 'search')
   found.run((20.0,), ('lean', 'unet'))
   assert [rung.minutes for rung in found.rungs] == [0, 0] and not paced
+  started = [one.name for group in found.rungs[0].groups for one in group.started]
+  assert all(found.field.watch.best(name).ms > 12 for name in started)  # near the budget
   assert {settings.retrain.minutes for _, settings in stands.trained} == {0}
 
 

@@ -90,6 +90,10 @@ def test_each_rung_keeps_the_better_half_adds_mutants_of_its_leaders_and_trains_
     assert all(
       sorted(one) == [('fold_0', epochs), ('fold_1', epochs)] for one in rungs[rung].values()
     )
+  ms = found.field.ms()
+  mutants = [one for one in found.field.entrants.values() if one.name in rungs['rung_2']]
+  for one in [one for one in mutants if one.source == 'mutant']:
+    assert 0.6 * ms[one.parent] < ms[one.name] <= 20
   order = sorted(rungs['rung_1'], key=lambda name: -fake_race.score(shape(found, name), 1))
   assert {name for name in rungs['rung_2'] if '_2_' not in name[5:]} == {*order[:4]}
   parents = {one.parent for one in found.field.entrants.values() if one.source == 'mutant'}
@@ -283,6 +287,14 @@ def test_all_diverged_is_one_clear_line(config, stands, tmp_path, rungs):
     run(config, tmp_path)
 
 
+def test_patients_without_a_class_in_any_mask_are_one_clear_line(
+  config, stands, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(short_trainings, 'read_scores', lambda places: {})
+  with pytest.raises(InputError, match='no mask of a validation patient shows a class, so that'):
+    run(config, tmp_path)
+
+
 # --- limits
 
 
@@ -341,6 +353,26 @@ def test_all_given_networks_within_a_budget_race(config, stands, tmp_path):
   config.front.genotypes = tuple(str(tmp_path / f'{name}.json') for name in given)
   found = run(config, tmp_path, budgets=(20.0,), families=('genotype',))
   assert {*given} <= {*found.standings}
+
+
+def test_given_networks_within_no_budget_or_limit_are_named(config, stands, tmp_path, capfd):
+  forms = {one.name: one.genotype for one in entrants.list_known()}
+  given = {tmp_path / f'mine_{name}.json': forms[name] for name in ('cone_8', 'cone_64')}
+  for path, shape in given.items():
+    genotype.save(path, shape)
+  config.front.genotypes = tuple(map(str, given))
+  found = run(config, tmp_path, budgets=(20.0,), families=('genotype',))
+  assert {*found.standings} == {'mine_cone_8'}
+  (told,) = [line for line in capfd.readouterr().out.splitlines() if 'left out' in line]
+  assert 'mine_cone_64, of ' in told and 'is within no budget and limit' in told
+
+
+def test_every_narrow_unet_is_looked_at(config, stands, tmp_path):
+  config.front.rungs = 1
+  found = run(config, tmp_path, budgets=(5.0,), families=('unet',))
+  (group,) = found.field.groups
+  # The two lightest of all: they add, and have one convolution in the decoder and four levels.
+  assert {*group.names} == {'unet_4_4_1_add_transposed', 'unet_4_4_1_add_nearest'}
 
 
 def test_known_forms_far_below_a_budget_race_where_there_is_room(config, stands, tmp_path):

@@ -25,7 +25,7 @@ SPREAD = 1.25  # factor by which an estimate may be off the limits of a group
 NEAR = 0.6  # share of a budget above which a network is near it
 FASTER = 0.3  # share of a budget above which faster ones are looked for
 ANCHORS = 6  # networks of each kind that estimates start from
-POOL = 40  # drawn networks, and U-Nets, that another machine is to time, besides the known ones
+POOL = 40  # drawn networks, and at most so many U-Nets, that another machine is to time
 
 
 @dataclasses.dataclass
@@ -89,8 +89,8 @@ class Field:
     Args:
       budgets: Milliseconds, rising.
       families: Kinds of networks, see Group.
-      spread: Whether half of the networks of a budget are to be faster ones, unless those of a
-        smaller budget are.
+      spread: Whether half of the networks of a budget are to be faster ones, unless a smaller
+        budget is above FASTER of it.
 
     Raises:
       InputError: If no network is within the budgets and limits; the nearest is named.
@@ -106,18 +106,17 @@ class Field:
     pool = entrants.draw(self._generator, [one.genotype for one in [*known, *unets, *given]])
     drawn = filter(self._fits, pool)
     if self.watch.given:
-      self._add([*known, *unets[:POOL], *given, *itertools.islice(drawn, POOL)])
+      some = unets[:: math.ceil(len(unets) / POOL) or 1]  # of every kind
+      self._add([*known, *some, *given, *itertools.islice(drawn, POOL)])
     else:
       self._add([*known[:ANCHORS], *unets[:ANCHORS], *given])
     for bands in _list_bands(self.groups, spread=spread):
-      pools = (
-        {} if self.watch.given else {'lean': itertools.chain(known, drawn), 'unet': iter(unets)}
-      )
-      self._draw(bands, pools, DRAWS * len(budgets))
+      lean = _lots(itertools.chain(known, drawn), DRAWS * len(budgets))
+      self._draw(bands, {'lean': lean, 'unet': itertools.repeat(unets)})
     self.groups = [group for group in self.groups if group.names]
     if not self.groups:
       raise InputError(self._say_nearest(budgets[-1]))
-    self._tell(budgets)
+    self._tell(budgets, given)
 
   def mutate(self, leader: str, group: Group, rung: int) -> list[str]:
     """Returns a mutation of a network, timed and not much faster; [] if none is found."""
@@ -152,17 +151,15 @@ class Field:
     assert isinstance(entrant.genotype, LeanShape)
     return 2**entrant.genotype.halvings <= min(self.watch.size, self._config.data.image_size)
 
-  def _draw(
-    self, bands: Sequence[_Band], pools: Mapping[str, Iterator[Entrant]], count: int
-  ) -> None:
-    """Fills bands, from so many networks of the pool of a family at a time."""
-    for _ in range(ROUNDS):
+  def _draw(self, bands: Sequence[_Band], pools: Mapping[str, Iterator[Sequence[Entrant]]]) -> None:
+    """Fills bands, from the next networks of the pool of a family at a time."""
+    for _ in range(0 if self.watch.given else ROUNDS):
       for band in bands:
         self._take(band)
-      short = [band for band in bands if band.missing > 0]
-      for family in {band.group.family: None for band in short if band.group.family in pools}:
-        drawn = [*itertools.islice(pools[family], count)]
-        self._add(self._promising(drawn, [one for one in short if one.group.family == family]))
+      for family, pool in pools.items():
+        short = [one for one in bands if one.group.family == family and one.missing > 0]
+        if short:
+          self._add(self._promising(next(pool), short))
     for band in bands:
       self._take(band)
 
@@ -217,8 +214,8 @@ class Field:
         if timing.within(cost, band.limits) and allowed:
           group.names.append(name)
 
-  def _tell(self, budgets: Sequence[float]) -> None:
-    """Prints the budgets without a network, the limits, and a line for each group."""
+  def _tell(self, budgets: Sequence[float], given: Iterable[Entrant]) -> None:
+    """Prints budgets without a network, limits, the given networks left out, and each group."""
     ms = self.ms()
     least = min(ms.values())
     for budget in budgets:
@@ -228,6 +225,14 @@ class Field:
         )
     for name, most in self._limits().items():
       logbook.say('limit', f'config.search.{name}: networks have at most {most:,}; 0 lifts it')
+    racing = {name for group in self.groups for name in group.names}
+    for name in [one.name for one in given if one.name in ms and one.name not in racing]:
+      cost = self.watch.best(name)
+      logbook.say(
+        'left out',
+        f'{name}, of {cost.ms:.2f} ms, {cost.parameters:,} parameters and {cost.macs:,} '
+        'multiplications, is within no budget and limit',
+      )
     for group in self.groups:
       count, times = len(group.names), [ms[name] for name in group.names]
       networks = f'{count} network{"s" * (count > 1)}'
@@ -261,6 +266,13 @@ class Field:
     )
 
 
+def _lots(found: Iterable[Entrant], size: int) -> Iterator[list[Entrant]]:
+  """Yields networks, so many at a time."""
+  rest = iter(found)
+  while lot := [*itertools.islice(rest, size)]:
+    yield lot
+
+
 def _list_groups(budgets: Sequence[float], sizes: Mapping[str, int]) -> list[Group]:
   """Returns a group, still empty, for each budget and family, of at most so many networks."""
   floors = [0.0, *budgets[:-1]]
@@ -274,7 +286,7 @@ def _list_groups(budgets: Sequence[float], sizes: Mapping[str, int]) -> list[Gro
 def _list_bands(groups: Sequence[Group], *, spread: bool) -> list[list[_Band]]:
   """Returns what fills the groups, one after the other: near the budget, faster ones, then any.
 
-  With `spread` half of the members may be faster ones where no smaller budget has them.
+  With `spread` half of the members may be faster ones where no smaller budget is above FASTER.
   """
   near, faster = [], []
   for group in groups:

@@ -43,6 +43,7 @@ class Pace:
     other_seconds: Seconds that a training takes besides: to start, compile and validate.
     minutes: Minutes that were asked for; 0 for `steps`.
     trainings: Number of trainings in each rung that was asked for.
+    networks: Names of the networks of the first rung.
     validation_seconds: Seconds of the validation among the others.
     steps: Steps of the first rung that were asked for; 0 for `minutes`.
     full: Minutes of a full training; 0 where epochs count.
@@ -53,6 +54,7 @@ class Pace:
   other_seconds: float
   minutes: float
   trainings: tuple[int, ...]
+  networks: tuple[str, ...]
   validation_seconds: float = 0.0
   steps: int = 0
   full: float = 0.0
@@ -100,6 +102,7 @@ def find(
   trial: Sequence[Job],
   *,
   trainings: Sequence[int],
+  networks: Sequence[str],
   epoch_steps: int,
   began: float,
 ) -> Pace:
@@ -114,17 +117,18 @@ def find(
     folder: Folder of the race.
     trial: Trainings of EPOCHS epochs, as many as run at a time, none of them done.
     trainings: Number of trainings in each rung.
+    networks: Names of the networks of the first rung.
     epoch_steps: Steps of an epoch.
     began: When the race began, by time.monotonic().
 
   Raises:
     InputError: If one epoch in one rung takes MOST_LONGER times the minutes; the time that it
       needs is named. Up to there the race takes that epoch, and a line says how long it will be. Or
-      if a race for other minutes or trainings began in the folder.
+      if a race for other minutes, trainings or networks began in the folder.
   """
   path, limit, full = folder / FILE, config.front.minutes, config.retrain.minutes
-  paced = Pace((), 0.0, 0.0, limit, tuple(trainings), steps=0 if limit else config.front.steps)
-  paced = dataclasses.replace(paced, full=full)
+  paced = Pace((), 0.0, 0.0, limit, tuple(trainings), tuple(networks))
+  paced = dataclasses.replace(paced, steps=0 if limit else config.front.steps, full=full)
   if path.exists():
     return _read(path, paced)
   epoch, validation, other = measure(config, trial)
@@ -149,7 +153,8 @@ def find(
   if minutes([1]) > MOST_LONGER * limit:
     raise InputError(
       f'config.front.minutes is {limit:g}, and {trainings[0]} trainings, of one epoch each, take '
-      f'about {least} minutes here; allow as much, or lower front.entrants or front.folds'
+      f'about {least} minutes here; allow as much, or lower front.entrants or front.folds, or name '
+      'fewer front.genotypes'
     )
   shortest = (plan_epochs(1, rungs=rungs + 1, most=most) for rungs in range(len(trainings)))
   rungs = max(len(plan) for plan in shortest if len(plan) == 1 or minutes(plan) <= limit)
@@ -194,7 +199,26 @@ def _read(path: Path, asked: Pace) -> Pace:
       f'{path}: this race began for {before}, and now it would be for {now}; go back to those '
       'settings, or use another --workdir'
     )
+  if set(found.networks) != set(asked.networks):
+    before, now = (
+      ', '.join(sorted({*one.networks} - {*other.networks})) or 'fewer'
+      for one, other in ((found, asked), (asked, found))
+    )
+    raise InputError(
+      f'{path}: this race began with {before}, where now it would have {now}; go back to its '
+      'settings and version of the program, or use another --workdir'
+    )
   return found
+
+
+def require_none(folder: Path) -> None:
+  """Refuses to go on by steps with a race that began for a time."""
+  path = folder / FILE
+  if path.exists():
+    raise InputError(
+      f'{path}: this race began for a time, and now it would be by front.steps; go back to its '
+      'front.minutes, retrain.minutes and front.cluster, or use another --workdir'
+    )
 
 
 def _describe_asked(pace: Pace) -> str:

@@ -90,11 +90,7 @@ class Race:
       later = [(count, one.epochs) for count, one in zip(counts[1:], lengths[rung:], strict=True)]
       later.append((full * len(self.field.groups), self._config.retrain.epochs))
       self._train(racing, rung, length, folds, later)
-      if not any(self.standings[name].scores for name in racing):
-        raise InputError(
-          f'{self.folder}: the training of every network diverged; lower retrain.learning_rate, '
-          f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
-        )
+      self._require_scores(racing)
       self._tell(rung, racing, length, len(folds))
       self._end_rung(rung, length, is_last=rung == len(lengths))
 
@@ -106,6 +102,21 @@ class Race:
   def places(self, name: str) -> list[Path]:
     """Returns the folders of a network's trainings in its last rung, one a fold."""
     return [self.standings[name].folder / _FOLD.format(fold) for fold in range(len(self.folds))]
+
+  def _require_scores(self, racing: Sequence[str]) -> None:
+    """Raises InputError if no network of a rung has a score."""
+    scores = [self.standings[name].scores for name in racing]
+    if {} in scores:
+      raise InputError(
+        f'{self.folder}: no mask of a validation patient shows a class, so that nothing can be '
+        'judged; name others in data.validation_patients, or raise front.folds, and remove the '
+        'folder'
+      )
+    if not any(scores):
+      raise InputError(
+        f'{self.folder}: the training of every network diverged; lower retrain.learning_rate, '
+        f'which is {self._config.retrain.learning_rate:g}, and remove the folder'
+      )
 
   def _end_rung(self, rung: int, length: Length, *, is_last: bool) -> None:
     """Ranks every group, lets some go on unless this was the last rung, and records both."""
@@ -154,6 +165,7 @@ class Race:
     front = self._config.front
     epoch_steps = short_trainings.count_epoch_steps(self._config, self._workdir)
     if not front.minutes and not self._timed:
+      pace.require_none(self.folder)
       most = pace.longest(self._config)
       planned = pace.plan_epochs(front.steps / epoch_steps, rungs=front.rungs, most=most)
       return [*map(Length, planned)]
@@ -167,6 +179,7 @@ class Race:
       self.folder,
       trial,
       trainings=self._count_trainings(front.rungs, len(folds)),
+      networks=names,
       epoch_steps=epoch_steps,
       began=began,
     )
