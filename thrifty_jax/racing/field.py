@@ -159,7 +159,7 @@ class Field:
       for family, pool in pools.items():
         short = [one for one in bands if one.group.family == family and one.missing > 0]
         if short:
-          self._add(self._promising(next(pool), short))
+          self._add(self._promising(next(pool, ()), short))
     for band in bands:
       self._take(band)
 
