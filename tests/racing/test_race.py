@@ -364,7 +364,7 @@ def test_given_networks_within_no_budget_or_limit_are_named(config, stands, tmp_
   found = run(config, tmp_path, budgets=(20.0,), families=('genotype',))
   assert {*found.standings} == {'mine_cone_8'}
   (told,) = [line for line in capfd.readouterr().out.splitlines() if 'left out' in line]
-  assert 'mine_cone_64, of ' in told and 'is within no budget and limit' in told
+  assert 'mine_cone_64, of ' in told and 'is not within a budget and the limits' in told
 
 
 def test_every_narrow_unet_is_looked_at(config, stands, tmp_path):

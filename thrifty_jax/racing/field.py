@@ -90,7 +90,7 @@ class Field:
       budgets: Milliseconds, rising.
       families: Kinds of networks, see Group.
       spread: Whether half of the networks of a budget are to be faster ones, unless a smaller
-        budget is above FASTER of it.
+        budget is at least FASTER of it.
 
     Raises:
       InputError: If no network is within the budgets and limits; the nearest is named.
@@ -231,7 +231,7 @@ class Field:
       logbook.say(
         'left out',
         f'{name}, of {cost.ms:.2f} ms, {cost.parameters:,} parameters and {cost.macs:,} '
-        'multiplications, is within no budget and limit',
+        'multiplications, is not within a budget and the limits',
       )
     for group in self.groups:
       count, times = len(group.names), [ms[name] for name in group.names]
@@ -286,7 +286,8 @@ def _list_groups(budgets: Sequence[float], sizes: Mapping[str, int]) -> list[Gro
 def _list_bands(groups: Sequence[Group], *, spread: bool) -> list[list[_Band]]:
   """Returns what fills the groups, one after the other: near the budget, faster ones, then any.
 
-  With `spread` half of the members may be faster ones where no smaller budget is above FASTER.
+  With `spread` half of the members may be faster ones, unless a smaller budget is at least FASTER
+  of theirs.
   """
   near, faster = [], []
   for group in groups:

@@ -43,7 +43,7 @@ class Pace:
     other_seconds: Seconds that a training takes besides: to start, compile and validate.
     minutes: Minutes that were asked for; 0 for `steps`.
     trainings: Number of trainings in each rung that was asked for.
-    networks: Names of the networks of the first rung.
+    networks: Names of the networks of the first rung; () in files of older versions.
     validation_seconds: Seconds of the validation among the others.
     steps: Steps of the first rung that were asked for; 0 for `minutes`.
     full: Minutes of a full training; 0 where epochs count.
@@ -54,7 +54,7 @@ class Pace:
   other_seconds: float
   minutes: float
   trainings: tuple[int, ...]
-  networks: tuple[str, ...]
+  networks: tuple[str, ...] = ()
   validation_seconds: float = 0.0
   steps: int = 0
   full: float = 0.0
@@ -199,14 +199,11 @@ def _read(path: Path, asked: Pace) -> Pace:
       f'{path}: this race began for {before}, and now it would be for {now}; go back to those '
       'settings, or use another --workdir'
     )
-  if set(found.networks) != set(asked.networks):
-    before, now = (
-      ', '.join(sorted({*one.networks} - {*other.networks})) or 'fewer'
-      for one, other in ((found, asked), (asked, found))
-    )
+  if others := {*found.networks} ^ {*asked.networks}:
     raise InputError(
-      f'{path}: this race began with {before}, where now it would have {now}; go back to its '
-      'settings and version of the program, or use another --workdir'
+      f'{path}: this race began with other networks than it would have now, which differ in '
+      f'{", ".join(sorted(others))}; go back to its settings and version of the program, or use '
+      'another --workdir'
     )
   return found
 

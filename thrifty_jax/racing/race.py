@@ -78,20 +78,20 @@ class Race:
     """
     began = time.monotonic()
     # Refused before any time is taken.
-    self.folds = folds = short_trainings.list_folds(self._config, self._workdir)
+    self.folds = short_trainings.list_folds(self._config, self._workdir)
     self.field.fill(budgets, families, spread=self._timed)
-    lengths = self._plan_lengths(folds, began)
+    lengths = self._plan_lengths(began)
     if self._foretells:
-      counts = self._count_trainings(len(lengths), len(folds))
+      counts = self._count_trainings(len(lengths))
       logbook.say('race', f'{sum(counts)} trainings; the first one tells how long they take')
     for rung, length in enumerate(lengths, start=1):
       racing = [name for group in self.field.groups for name in group.names]
-      counts = self._count_trainings(len(lengths) - rung + 1, len(folds))
+      counts = self._count_trainings(len(lengths) - rung + 1)
       later = [(count, one.epochs) for count, one in zip(counts[1:], lengths[rung:], strict=True)]
       later.append((full * len(self.field.groups), self._config.retrain.epochs))
-      self._train(racing, rung, length, folds, later)
+      self._train(racing, rung, length, later)
       self._require_scores(racing)
-      self._tell(rung, racing, length, len(folds))
+      self._tell(rung, racing, length)
       self._end_rung(rung, length, is_last=rung == len(lengths))
 
   def finalists(self) -> dict[str, Scores]:
@@ -157,7 +157,7 @@ class Race:
           group.names += self.field.mutate(leader, group, rung)
     self.field.groups = [group for group in self.field.groups if group.names]
 
-  def _plan_lengths(self, folds: Sequence[dict], began: float) -> list[Length]:
+  def _plan_lengths(self, began: float) -> list[Length]:
     """Returns the length of a training in each rung, for the minutes if they are set.
 
     How much fits into minutes, of the race or of a training, networks of middling size tell.
@@ -171,14 +171,14 @@ class Race:
       return [*map(Length, planned)]
     names = [name for group in self.field.groups for name in group.names]
     trial = [
-      self._job(name, self.folder / pace.FOLDER / name, Length(pace.EPOCHS), folds[0])
+      self._job(name, self.folder / pace.FOLDER / name, Length(pace.EPOCHS), self.folds[0])
       for name in self._find_middling(names)
     ]
     found = pace.find(
       self._config,
       self.folder,
       trial,
-      trainings=self._count_trainings(front.rungs, len(folds)),
+      trainings=self._count_trainings(front.rungs),
       networks=names,
       epoch_steps=epoch_steps,
       began=began,
@@ -196,11 +196,11 @@ class Race:
     ranked = sorted(ms, key=lambda name: abs(ms[name] - middle))
     return ranked[: executors.count_slots(self._config)]
 
-  def _count_trainings(self, rungs: int, folds: int) -> list[int]:
+  def _count_trainings(self, rungs: int) -> list[int]:
     """Returns how many trainings each of so many rungs has, from the groups as they are on."""
     field = self.field
     sizes = [(len(group.names), field.can_mutate(group)) for group in field.groups]
-    return pace.count_trainings(sizes, rungs=rungs, folds=folds)
+    return pace.count_trainings(sizes, rungs=rungs, folds=len(self.folds))
 
   def _job(self, name: str, place: Path, length: Length, fold: Mapping[str, Any]) -> Job:
     """Returns the training of a network on a fold, in a folder."""
@@ -214,7 +214,6 @@ class Race:
     racing: Sequence[str],
     rung: int,
     length: Length,
-    folds: Sequence[dict],
     later: Sequence[tuple[int, int]],
   ) -> None:
     """Trains every network of a rung on every fold, and reads their scores.
@@ -224,7 +223,7 @@ class Race:
     places: dict[str, list[Path]] = {name: [] for name in racing}
     found = []
     # Fold by fold, as the program of a network serves all of its folds once it is compiled.
-    for number, fold in enumerate(folds):
+    for number, fold in enumerate(self.folds):
       for name in dict.fromkeys([*self._find_middling(racing), *racing]):
         place = self.folder / name / f'rung_{rung}' / _FOLD.format(number)
         found.append(self._job(name, place, length, fold))
@@ -240,10 +239,11 @@ class Race:
       scores = short_trainings.read_scores(of_folds)
       self.standings[name] = Standing(rung, length, scores, of_folds[0].parent)
 
-  def _tell(self, rung: int, racing: Sequence[str], length: Length, folds: int) -> None:
+  def _tell(self, rung: int, racing: Sequence[str], length: Length) -> None:
     """Prints a line for a rung."""
     scores = {name: self.standings[name].scores for name in racing}
     best, *_ = choice.rank(scores, self.field.ms())
+    folds = len(self.folds)
     logbook.say(
       f'rung {rung}',
       f'{len(racing)} networks, {logbook.format_length(*length)} on {folds} '
